@@ -1,0 +1,4 @@
+finemesh_includedir = $(includedir)/finemesh
+finemesh_include_HEADERS = \
+	include/finemesh/error.h \
+	include/finemesh/mesh.h

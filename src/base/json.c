@@ -1,0 +1,125 @@
+#include "base/json.h"
+
+#include <string.h>
+
+#include "base/file.h"
+#include "base/memory.h"
+
+/* jansson's own depth limit is 2,048; a lower one is checked before it recurses. Strings are skipped. */
+static bool nests_too_deep(const char *text, size_t size_bytes)
+{
+    int depth = 0;
+    bool in_string = false;
+    for (size_t i = 0; i < size_bytes; i++) {
+        const char c = text[i];
+        if (in_string) {
+            if (c == '\\') {
+                i++;
+            } else if (c == '"') {
+                in_string = false;
+            }
+        } else if (c == '"') {
+            in_string = true;
+        } else if (c == '[' || c == '{') {
+            if (++depth > FM_JSON_DEPTH) {
+                return true;
+            }
+        } else if (c == ']' || c == '}') {
+            depth--;
+        }
+    }
+    return false;
+}
+
+int fm_json_parse(json_t **out, const char *text, size_t size_bytes, const char *name)
+{
+    *out = NULL;
+    if (nests_too_deep(text, size_bytes)) {
+        return fm_fail(FM_ERR_FORMAT, "%s: JSON nested deeper than %d levels", name, FM_JSON_DEPTH);
+    }
+    json_error_t error;
+    *out = json_loadb(text, size_bytes, JSON_REJECT_DUPLICATES | JSON_ALLOW_NUL | JSON_DECODE_ANY, &error);
+    if (*out == NULL) {
+        return fm_fail(FM_ERR_FORMAT, "%s: not valid JSON at line %d, column %d: %s", name, error.line, error.column, error.text);
+    }
+    return FM_OK;
+}
+
+int fm_json_read(json_t **out, const char *path, size_t limit_bytes)
+{
+    char *text;
+    size_t size_bytes;
+    *out = NULL;
+    FM_TRY(fm_file_read(&text, &size_bytes, path, limit_bytes));
+    const int rc = fm_json_parse(out, text, size_bytes, path);
+    fm_free(text);
+    return rc;
+}
+
+static const json_t *look_up(const json_t *object, const char *key)
+{
+    const json_t *value = json_object_get(object, key);
+    return json_is_null(value) ? NULL : value;
+}
+
+static int wrong_type(const json_t *value, const char *key, const char *name, const char *expected)
+{
+    char *text = json_dumps(value, JSON_ENCODE_ANY | JSON_COMPACT);
+    const int rc = fm_fail(FM_ERR_FORMAT, "%s: \"%s\" is %.100s, %s was expected", name, key, text != NULL ? text : "?", expected);
+    free(text);
+    return rc;
+}
+
+int fm_json_get_int(int64_t *out, const json_t *object, const char *key, int64_t low, int64_t high, const char *name)
+{
+    const json_t *value = look_up(object, key);
+    if (value == NULL) {
+        return FM_OK;
+    }
+    char expected[96];
+    snprintf(expected, sizeof expected, "an integer from %lld to %lld", (long long)low, (long long)high);
+    if (!json_is_integer(value) || json_integer_value(value) < low || json_integer_value(value) > high) {
+        return wrong_type(value, key, name, expected);
+    }
+    *out = json_integer_value(value);
+    return FM_OK;
+}
+
+int fm_json_get_double(double *out, const json_t *object, const char *key, const char *name)
+{
+    const json_t *value = look_up(object, key);
+    if (value == NULL) {
+        return FM_OK;
+    }
+    if (!json_is_number(value)) {
+        return wrong_type(value, key, name, "a number");
+    }
+    *out = json_number_value(value);
+    return FM_OK;
+}
+
+int fm_json_get_bool(bool *out, const json_t *object, const char *key, const char *name)
+{
+    const json_t *value = look_up(object, key);
+    if (value == NULL) {
+        return FM_OK;
+    }
+    if (!json_is_boolean(value)) {
+        return wrong_type(value, key, name, "true or false");
+    }
+    *out = json_is_true(value);
+    return FM_OK;
+}
+
+int fm_json_get_string(const char **out, const json_t *object, const char *key, const char *name)
+{
+    const json_t *value = look_up(object, key);
+    if (value == NULL) {
+        return FM_OK;
+    }
+    if (!json_is_string(value)) {
+        return wrong_type(value, key, name, "a string");
+    }
+    *out = json_string_value(value);
+    return FM_OK;
+}

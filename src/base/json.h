@@ -1,0 +1,25 @@
+/* JSON through jansson, with limits for hostile files and errors that name file, line and key. All functions are local. */
+#ifndef FM_BASE_JSON_H
+#define FM_BASE_JSON_H
+
+#include <jansson.h>
+
+#include "base/error.h"
+
+enum { FM_JSON_DEPTH = 512 };
+
+/* Parses a text that may hold 0 bytes. `name` stands in errors ("FILE" or "FILE:LINE"). Duplicate keys, invalid UTF-8,
+ * nesting deeper than FM_JSON_DEPTH and anything after the value are errors. The caller releases *out with json_decref. */
+int fm_json_parse(json_t **out, const char *text, size_t size_bytes, const char *name);
+
+/* Reads and parses a file of at most limit_bytes. */
+int fm_json_read(json_t **out, const char *path, size_t limit_bytes);
+
+/* Typed look-ups in an object. An absent key, or null, leaves *out as it is (the default) and is no error; a value of another
+ * type or an integer outside [low, high] is one, which names `name` and the key. Strings are borrowed from the object. */
+int fm_json_get_int(int64_t *out, const json_t *object, const char *key, int64_t low, int64_t high, const char *name);
+int fm_json_get_double(double *out, const json_t *object, const char *key, const char *name);
+int fm_json_get_bool(bool *out, const json_t *object, const char *key, const char *name);
+int fm_json_get_string(const char **out, const json_t *object, const char *key, const char *name);
+
+#endif

@@ -1,0 +1,6 @@
+libfinemesh_la_SOURCES += \
+	src/base/error.c src/base/error.h \
+	src/base/file.c src/base/file.h \
+	src/base/json.c src/base/json.h \
+	src/base/log.c src/base/log.h \
+	src/base/memory.c src/base/memory.h

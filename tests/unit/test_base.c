@@ -1,0 +1,99 @@
+/* Errors, memory, files and JSON. */
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include <cmocka.h>
+
+#include "base/file.h"
+#include "base/json.h"
+#include "base/memory.h"
+
+static void errors_keep_a_sentence(void **state)
+{
+    assert_int_equal(fm_fail(FM_ERR_IO, "no %s", "file"), FM_ERR_IO);
+    assert_string_equal(fm_error_message(), "no file");
+    assert_int_equal(fm_fail_in(FM_ERR_IO, "reading %d", 7), FM_ERR_IO);
+    assert_string_equal(fm_error_message(), "reading 7: no file");
+}
+
+static void memory_is_counted_and_aligned(void **state)
+{
+    const size_t before = fm_memory_used_bytes(FM_MEMORY_STATES);
+    char *block = fm_alloc(1000, FM_MEMORY_STATES);
+    assert_non_null(block);
+    assert_int_equal((uintptr_t)block % 64, 0);
+    for (int i = 0; i < 1000; i++) {
+        assert_int_equal(block[i], 0);
+    }
+    assert_int_equal(fm_memory_used_bytes(FM_MEMORY_STATES), before + 1000);
+    block[999] = 5;
+    block = fm_grow(block, 2000, FM_MEMORY_STATES);
+    assert_int_equal(block[999], 5);
+    assert_int_equal(fm_memory_used_bytes(FM_MEMORY_STATES), before + 2000);
+    fm_free(block);
+    assert_int_equal(fm_memory_used_bytes(FM_MEMORY_STATES), before);
+    assert_true(fm_memory_peak_bytes(FM_MEMORY_STATES) >= before + 2000);
+    assert_null(fm_alloc_array(INT64_MAX, 16, FM_MEMORY_HOST));
+    fm_memory_fail_at(2);
+    block = fm_alloc(1, FM_MEMORY_HOST);
+    assert_non_null(block);
+    assert_null(fm_alloc(1, FM_MEMORY_HOST));
+    fm_free(block);
+}
+
+static void files_are_old_or_new(void **state)
+{
+    char dir[] = "/tmp/fm-base-XXXXXX";
+    assert_non_null(mkdtemp(dir));
+    char path[FM_PATH_BYTES], deep[FM_PATH_BYTES];
+    assert_int_equal(fm_path_join(deep, dir, "a/b/c"), FM_OK);
+    assert_int_equal(fm_dir_make(deep), FM_OK);
+    assert_int_equal(fm_path_join(path, deep, "file"), FM_OK);
+    assert_int_equal(fm_file_replace(path, "hello", 5), FM_OK);
+    char *text;
+    size_t size_bytes;
+    assert_int_equal(fm_file_read(&text, &size_bytes, path, 5), FM_OK);
+    assert_int_equal(size_bytes, 5);
+    assert_string_equal(text, "hello");
+    fm_free(text);
+    assert_int_equal(fm_file_read(&text, &size_bytes, path, 4), FM_ERR_FORMAT);
+    assert_int_equal(fm_dir_remove(dir), FM_OK);
+    assert_false(fm_path_exists(dir));
+    assert_int_equal(fm_crc32(0, "123456789", 9), 0xcbf43926u);
+}
+
+static void json_refuses_what_is_hostile(void **state)
+{
+    json_t *value;
+    char deep[4000];
+    memset(deep, '[', sizeof deep);
+    assert_int_equal(fm_json_parse(&value, deep, sizeof deep, "deep"), FM_ERR_FORMAT);
+    const char *const twice = "{\"a\": 1, \"a\": 2}";
+    assert_int_equal(fm_json_parse(&value, twice, strlen(twice), "twice"), FM_ERR_FORMAT);
+    const char *const good = "{\"n\": 3, \"x\": 1e-5, \"none\": null}";
+    assert_int_equal(fm_json_parse(&value, good, strlen(good), "good"), FM_OK);
+    int64_t n = 0;
+    assert_int_equal(fm_json_get_int(&n, value, "n", 0, 10, "good"), FM_OK);
+    assert_int_equal(n, 3);
+    assert_int_equal(fm_json_get_int(&n, value, "n", 4, 10, "good"), FM_ERR_FORMAT);
+    assert_int_equal(fm_json_get_int(&n, value, "x", 0, 10, "good"), FM_ERR_FORMAT);
+    n = 9;
+    assert_int_equal(fm_json_get_int(&n, value, "none", 0, 10, "good"), FM_OK);
+    assert_int_equal(n, 9);
+    json_decref(value);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(errors_keep_a_sentence),
+        cmocka_unit_test(memory_is_counted_and_aligned),
+        cmocka_unit_test(files_are_old_or_new),
+        cmocka_unit_test(json_refuses_what_is_hostile),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
