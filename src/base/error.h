@@ -9,7 +9,7 @@
 
 #include "finemesh/error.h"
 
-#define FM_PRINTF(format, first) __attribute__((format(printf, format, first)))
+#define FM_PRINTF(at, first) __attribute__((format(printf, at, first)))
 
 /* Keeps the sentence and returns `code`, so that a function can say `return fm_fail(FM_ERR_IO, "%s: ...", path)`. Local. */
 int fm_fail(int code, const char *format, ...) FM_PRINTF(2, 3);
