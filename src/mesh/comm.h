@@ -106,8 +106,9 @@ enum fm_group {
 typedef struct fm_groups fm_groups;
 
 /* Makes the groups of a mesh over an MPI communicator (`mpi_comm` points to an MPI_Comm; NULL: one rank and no MPI).
- * n_kv_heads decides the key/value replica groups (0: none). Collective on mpi_comm. Free with fm_groups_destroy (collective). */
-int fm_groups_new(fm_groups **out, const fm_mesh_shape *shape, int n_kv_heads, const void *mpi_comm);
+ * kv_run [tp] holds, for each tp rank, the first tp rank of those that hold the same key/value head (NULL: no head is replicated).
+ * Collective on mpi_comm. Free with fm_groups_destroy (collective). */
+int fm_groups_new(fm_groups **out, const fm_mesh_shape *shape, const int *kv_run, const void *mpi_comm);
 void fm_groups_destroy(fm_groups *groups);
 
 fm_comm *fm_groups_get(const fm_groups *groups, enum fm_group which);

@@ -1,0 +1,289 @@
+/* The MPI backend: every MPI call of the library is in this file. */
+#include <limits.h>
+#include <mpi.h>
+#include <stdio.h>
+#include <string.h>
+
+#include "base/memory.h"
+#include "mesh/comm_backend.h"
+
+/* MPI counts are int: a larger operation is cut into pieces of this many elements, all in flight at once. */
+enum { PIECE = 1 << 30, MAX_PIECES = 64 };
+
+typedef struct {
+    MPI_Comm comm;
+    MPI_Op sum_16[2];                  /* MPI has no bf16 and no f16: sums of our own, [0] bf16, [1] f16 */
+} mpi_state;
+
+/* One operation: its MPI requests. Kept in fm_request.handle[1]. */
+typedef struct {
+    int n;
+    MPI_Request requests[MAX_PIECES];
+} mpi_pending;
+
+static MPI_Datatype type_of(enum fm_dtype dtype)
+{
+    switch (dtype) {
+    case FM_F32: return MPI_FLOAT;
+    case FM_F64: return MPI_DOUBLE;
+    case FM_I32: return MPI_INT32_T;
+    case FM_I64: return MPI_INT64_T;
+    case FM_BF16:
+    case FM_F16: return MPI_UINT16_T;
+    default: return MPI_BYTE;
+    }
+}
+
+static void sum_bf16(void *in, void *inout, int *n, MPI_Datatype *type)
+{
+    (void)type;
+    const uint16_t *a = in;
+    uint16_t *b = inout;
+    for (int i = 0; i < *n; i++) {
+        b[i] = fm_f32_to_bf16(fm_bf16_to_f32(a[i]) + fm_bf16_to_f32(b[i]));
+    }
+}
+
+static void sum_f16(void *in, void *inout, int *n, MPI_Datatype *type)
+{
+    (void)type;
+    const uint16_t *a = in;
+    uint16_t *b = inout;
+    for (int i = 0; i < *n; i++) {
+        b[i] = fm_f32_to_f16(fm_f16_to_f32(a[i]) + fm_f16_to_f32(b[i]));
+    }
+}
+
+static MPI_Op op_of(const mpi_state *state, enum fm_dtype dtype, enum fm_reduce op)
+{
+    if (dtype == FM_BF16 || dtype == FM_F16) {
+        FM_ASSERT(op == FM_SUM);
+        return state->sum_16[dtype == FM_F16];
+    }
+    return op == FM_SUM ? MPI_SUM : op == FM_MAX ? MPI_MAX : MPI_MIN;
+}
+
+static int check(int mpi_rc, const fm_comm *comm, const char *what)
+{
+    if (mpi_rc == MPI_SUCCESS) {
+        return FM_OK;
+    }
+    char text[MPI_MAX_ERROR_STRING] = "";
+    int length;
+    MPI_Error_string(mpi_rc, text, &length);
+    return fm_fail(FM_ERR_COMM, "%s over the group %s failed: %s", what, comm->name, text);
+}
+
+static int begin(const fm_comm *comm, fm_request *request, mpi_pending **pending)
+{
+    *pending = fm_alloc(sizeof **pending, FM_MEMORY_HOST);
+    if (*pending == NULL) {
+        return FM_ERR_MEMORY;
+    }
+    request->handle[0] = (void *)(uintptr_t)comm;
+    request->handle[1] = *pending;
+    return FM_OK;
+}
+
+static int wait_all(fm_request *request)
+{
+    const fm_comm *comm = request->handle[0];
+    mpi_pending *pending = request->handle[1];
+    const int rc = check(MPI_Waitall(pending->n, pending->requests, MPI_STATUSES_IGNORE), comm, "waiting");
+    fm_free(pending);
+    *request = (fm_request){ { NULL, NULL } };
+    return rc;
+}
+
+/* Cuts [0, count) into pieces and calls `start` for each. */
+typedef int piece_fn(const fm_comm *comm, char *out, const char *in, int n, enum fm_dtype dtype, int argument, MPI_Request *request);
+
+static int in_pieces(fm_comm *comm, fm_request *request, void *out, const void *in, int64_t n, enum fm_dtype dtype, int argument,
+                     piece_fn *start, const char *what)
+{
+    if (n > (int64_t)PIECE * MAX_PIECES) {
+        return fm_fail(FM_ERR_COMM, "%s of %lld elements is too large", what, (long long)n);
+    }
+    mpi_pending *pending;
+    FM_TRY(begin(comm, request, &pending));
+    const size_t size = fm_dtype_bytes(dtype);
+    for (int64_t at = 0; at < n; at += PIECE) {
+        const int part = (int)(n - at < PIECE ? n - at : PIECE);
+        char *const to = out == NULL ? NULL : (char *)out + (size_t)at * size;
+        const char *const from = in == NULL ? NULL : (const char *)in + (size_t)at * size;
+        FM_TRY(check(start(comm, to, from, part, dtype, argument, &pending->requests[pending->n++]), comm, what));
+    }
+    return FM_OK;
+}
+
+static const mpi_state *state_of(const fm_comm *comm)
+{
+    return comm->state;
+}
+
+static int start_all_reduce(const fm_comm *comm, char *out, const char *in, int n, enum fm_dtype dtype, int op, MPI_Request *request)
+{
+    (void)in;
+    return MPI_Iallreduce(MPI_IN_PLACE, out, n, type_of(dtype), op_of(state_of(comm), dtype, (enum fm_reduce)op),
+                          state_of(comm)->comm, request);
+}
+
+static int all_reduce(fm_comm *comm, fm_request *request, void *data, int64_t n, enum fm_dtype dtype, enum fm_reduce op)
+{
+    return in_pieces(comm, request, data, data, n, dtype, (int)op, start_all_reduce, "an all-reduce");
+}
+
+static int start_broadcast(const fm_comm *comm, char *out, const char *in, int n, enum fm_dtype dtype, int root, MPI_Request *request)
+{
+    (void)in;
+    return MPI_Ibcast(out, n, type_of(dtype), root, state_of(comm)->comm, request);
+}
+
+static int broadcast(fm_comm *comm, fm_request *request, void *data, int64_t n, enum fm_dtype dtype, int root)
+{
+    return in_pieces(comm, request, data, data, n, dtype, root, start_broadcast, "a broadcast");
+}
+
+static int start_reduce(const fm_comm *comm, char *out, const char *in, int n, enum fm_dtype dtype, int root, MPI_Request *request)
+{
+    const bool in_place = comm->rank == root && out == in;
+    return MPI_Ireduce(in_place ? MPI_IN_PLACE : in, comm->rank == root ? out : NULL, n, type_of(dtype),
+                       op_of(state_of(comm), dtype, FM_SUM), root, state_of(comm)->comm, request);
+}
+
+static int reduce(fm_comm *comm, fm_request *request, void *out, const void *in, int64_t n, enum fm_dtype dtype, int root)
+{
+    return in_pieces(comm, request, out, in, n, dtype, root, start_reduce, "a reduce");
+}
+
+static int start_send(const fm_comm *comm, char *out, const char *in, int n, enum fm_dtype dtype, int packed, MPI_Request *request)
+{
+    (void)out;
+    return MPI_Isend(in, n, type_of(dtype), packed & 0xffff, packed >> 16, state_of(comm)->comm, request);
+}
+
+static int start_receive(const fm_comm *comm, char *out, const char *in, int n, enum fm_dtype dtype, int packed, MPI_Request *request)
+{
+    (void)in;
+    return MPI_Irecv(out, n, type_of(dtype), packed & 0xffff, packed >> 16, state_of(comm)->comm, request);
+}
+
+static int send(fm_comm *comm, fm_request *request, const void *data, int64_t n, enum fm_dtype dtype, int to, int tag)
+{
+    return in_pieces(comm, request, NULL, data, n, dtype, to | tag << 16, start_send, "a send");
+}
+
+static int receive(fm_comm *comm, fm_request *request, void *data, int64_t n, enum fm_dtype dtype, int from, int tag)
+{
+    return in_pieces(comm, request, data, NULL, n, dtype, from | tag << 16, start_receive, "a receive");
+}
+
+/* A gather or scatter of more than an int can count: the element becomes a block of elements that divides the count. */
+static int wide_type(MPI_Datatype *type, int *n, int64_t count, enum fm_dtype dtype)
+{
+    *type = type_of(dtype);
+    *n = (int)count;
+    if (count <= INT_MAX) {
+        return FM_OK;
+    }
+    return fm_fail(FM_ERR_COMM, "a contribution of %lld elements to one collective is too large", (long long)count);
+}
+
+static int all_gather(fm_comm *comm, fm_request *request, void *out, const void *in, int64_t count, enum fm_dtype dtype)
+{
+    MPI_Datatype type;
+    int n;
+    FM_TRY(wide_type(&type, &n, count, dtype));
+    mpi_pending *pending;
+    FM_TRY(begin(comm, request, &pending));
+    const bool in_place = in == (char *)out + (size_t)comm->rank * (size_t)count * fm_dtype_bytes(dtype);
+    pending->n = 1;
+    return check(MPI_Iallgather(in_place ? MPI_IN_PLACE : in, n, type, out, n, type, state_of(comm)->comm, &pending->requests[0]),
+                 comm, "an all-gather");
+}
+
+static int reduce_scatter(fm_comm *comm, fm_request *request, void *out, const void *in, int64_t count, enum fm_dtype dtype)
+{
+    MPI_Datatype type;
+    int n;
+    FM_TRY(wide_type(&type, &n, count, dtype));
+    mpi_pending *pending;
+    FM_TRY(begin(comm, request, &pending));
+    pending->n = 1;
+    return check(MPI_Ireduce_scatter_block(in, out, n, type, op_of(state_of(comm), dtype, FM_SUM), state_of(comm)->comm,
+                                           &pending->requests[0]), comm, "a reduce-scatter");
+}
+
+static void progress(fm_comm *comm)
+{
+    int flag;
+    MPI_Iprobe(MPI_ANY_SOURCE, MPI_ANY_TAG, state_of(comm)->comm, &flag, MPI_STATUS_IGNORE);
+}
+
+static void close_comm(fm_comm *comm)
+{
+    mpi_state *state = comm->state;
+    for (int i = 0; i < 2; i++) {
+        MPI_Op_free(&state->sum_16[i]);
+    }
+    MPI_Comm_free(&state->comm);
+    fm_free(state);
+}
+
+const fm_comm_backend fm_comm_backend_mpi = {
+    .name = "mpi",
+    .all_reduce = all_reduce,
+    .all_gather = all_gather,
+    .reduce_scatter = reduce_scatter,
+    .broadcast = broadcast,
+    .reduce = reduce,
+    .send = send,
+    .receive = receive,
+    .wait = wait_all,
+    .progress = progress,
+    .close = close_comm,
+};
+
+int fm_comm_mpi_split(fm_comm **out, const char *name, const void *mpi_comm, int color, int key)
+{
+    *out = NULL;
+    MPI_Comm made;
+    if (MPI_Comm_split(*(const MPI_Comm *)mpi_comm, color < 0 ? MPI_UNDEFINED : color, key, &made) != MPI_SUCCESS) {
+        return fm_fail(FM_ERR_COMM, "the group %s could not be made", name);
+    }
+    if (made == MPI_COMM_NULL) {
+        return FM_OK;
+    }
+    int size;
+    MPI_Comm_size(made, &size);
+    if (size == 1) {
+        MPI_Comm_free(&made);
+        return FM_OK;
+    }
+    MPI_Comm_set_errhandler(made, MPI_ERRORS_RETURN);
+    fm_comm *comm = fm_alloc(sizeof *comm, FM_MEMORY_HOST);
+    mpi_state *state = fm_alloc(sizeof *state, FM_MEMORY_HOST);
+    if (comm == NULL || state == NULL) {
+        fm_free(comm);
+        fm_free(state);
+        MPI_Comm_free(&made);
+        return FM_ERR_MEMORY;
+    }
+    state->comm = made;
+    MPI_Op_create(sum_bf16, 1, &state->sum_16[0]);
+    MPI_Op_create(sum_f16, 1, &state->sum_16[1]);
+    comm->backend = &fm_comm_backend_mpi;
+    snprintf(comm->name, sizeof comm->name, "%s", name);
+    comm->size = size;
+    MPI_Comm_rank(made, &comm->rank);
+    comm->state = state;
+    *out = comm;
+    return FM_OK;
+}
+
+int fm_comm_new_world(fm_comm **out, const void *mpi_comm)
+{
+    int rank;
+    MPI_Comm_rank(*(const MPI_Comm *)mpi_comm, &rank);
+    return fm_comm_mpi_split(out, "world", mpi_comm, 0, rank);
+}

@@ -1,0 +1,105 @@
+/* The groups of a mesh: made once, by name, in the same order everywhere. */
+#include "base/memory.h"
+#include "mesh/comm.h"
+#include "mesh/comm_backend.h"
+
+struct fm_groups {
+    fm_mesh_shape shape;
+    fm_coord coord;
+    fm_comm *members[FM_GROUPS];
+};
+
+static const char *const names[FM_GROUPS] = {
+    "pp", "dp_replicate", "dp_shard", "cp", "tp", "world", "fsdp", "loss", "ends", "kv_replicas",
+};
+
+/* The dimensions that vary inside each group; all others are the same for its members. */
+static const unsigned varies[FM_GROUPS] = {
+    [FM_GROUP_PP] = 1u << FM_PP,
+    [FM_GROUP_DP_REPLICATE] = 1u << FM_DP_REPLICATE,
+    [FM_GROUP_DP_SHARD] = 1u << FM_DP_SHARD,
+    [FM_GROUP_CP] = 1u << FM_CP,
+    [FM_GROUP_TP] = 1u << FM_TP,
+    [FM_GROUP_WORLD] = ~0u,
+    [FM_GROUP_FSDP] = 1u << FM_DP_SHARD | 1u << FM_CP,
+    [FM_GROUP_LOSS] = 1u << FM_DP_REPLICATE | 1u << FM_DP_SHARD | 1u << FM_CP,
+    [FM_GROUP_ENDS] = 1u << FM_PP,
+    [FM_GROUP_KV_REPLICAS] = 1u << FM_TP,
+};
+
+/* Rank of the lowest member of the coordinate's group: its color. */
+static int color_of(const fm_mesh_shape *shape, const fm_coord *coord, enum fm_group group, const int *kv_run)
+{
+    fm_coord lowest = *coord;
+    for (int d = 0; d < FM_DIMS; d++) {
+        if (varies[group] >> d & 1u) {
+            lowest.at[d] = 0;
+        }
+    }
+    if (group == FM_GROUP_ENDS && coord->at[FM_PP] != 0 && coord->at[FM_PP] != shape->size[FM_PP] - 1) {
+        return -1;
+    }
+    if (group == FM_GROUP_KV_REPLICAS) {
+        if (kv_run == NULL) {
+            return -1;
+        }
+        lowest.at[FM_TP] = kv_run[coord->at[FM_TP]];
+    }
+    return fm_mesh_rank(shape, &lowest);
+}
+
+int fm_groups_new(fm_groups **out, const fm_mesh_shape *shape, const int *kv_run, const void *mpi_comm)
+{
+    fm_groups *groups = fm_alloc(sizeof *groups, FM_MEMORY_HOST);
+    if (groups == NULL) {
+        return FM_ERR_MEMORY;
+    }
+    groups->shape = *shape;
+    *out = groups;
+    if (mpi_comm == NULL) {
+        return FM_OK;
+    }
+    fm_comm *world;
+    int rc;
+    FM_TRY_TO(failed, rc, fm_comm_new_world(&world, mpi_comm));
+    groups->members[FM_GROUP_WORLD] = world;
+    const int rank = fm_comm_rank(world);
+    groups->coord = fm_mesh_coord(shape, rank);
+    for (int g = 0; g < FM_GROUPS; g++) {
+        if (g != FM_GROUP_WORLD) {
+            const int color = color_of(shape, &groups->coord, (enum fm_group)g, kv_run);
+            FM_TRY_TO(failed, rc, fm_comm_mpi_split(&groups->members[g], names[g], mpi_comm, color, rank));
+        }
+    }
+    return FM_OK;
+failed:
+    fm_groups_destroy(groups);
+    *out = NULL;
+    return rc;
+}
+
+void fm_groups_destroy(fm_groups *groups)
+{
+    if (groups == NULL) {
+        return;
+    }
+    for (int g = FM_GROUPS - 1; g >= 0; g--) {
+        fm_comm_destroy(groups->members[g]);
+    }
+    fm_free(groups);
+}
+
+fm_comm *fm_groups_get(const fm_groups *groups, enum fm_group which)
+{
+    return groups->members[which];
+}
+
+const fm_mesh_shape *fm_groups_mesh(const fm_groups *groups)
+{
+    return &groups->shape;
+}
+
+fm_coord fm_groups_coord(const fm_groups *groups)
+{
+    return groups->coord;
+}

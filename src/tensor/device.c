@@ -1,0 +1,110 @@
+#include "tensor/device.h"
+
+#include <omp.h>
+#include <string.h>
+
+static void *cpu_alloc(fm_device *device, size_t size_bytes, enum fm_memory kind)
+{
+    (void)device;
+    return fm_alloc(size_bytes, kind);
+}
+
+static void cpu_free(fm_device *device, void *pointer)
+{
+    (void)device;
+    fm_free(pointer);
+}
+
+static int cpu_copy(fm_device *device, void *to, const void *from, size_t size_bytes)
+{
+    (void)device;
+    if (to != from && size_bytes > 0) {
+        memcpy(to, from, size_bytes);
+    }
+    return FM_OK;
+}
+
+static int cpu_zero(fm_device *device, void *to, size_t size_bytes)
+{
+    (void)device;
+    if (size_bytes > 0) {
+        memset(to, 0, size_bytes);
+    }
+    return FM_OK;
+}
+
+static int cpu_synchronize(fm_device *device)
+{
+    (void)device;
+    return FM_OK;
+}
+
+static void cpu_close(fm_device *device)
+{
+    (void)device;
+}
+
+static const fm_device_table cpu_table = {
+    .name = "cpu",
+    .alloc = cpu_alloc,
+    .free = cpu_free,
+    .copy_in = cpu_copy,
+    .copy_out = cpu_copy,
+    .copy = cpu_copy,
+    .zero = cpu_zero,
+    .synchronize = cpu_synchronize,
+    .close = cpu_close,
+};
+
+int fm_device_open_cpu(fm_device **out, int threads)
+{
+    fm_device *device = fm_alloc(sizeof *device, FM_MEMORY_HOST);
+    if (device == NULL) {
+        return FM_ERR_MEMORY;
+    }
+    if (threads > 0) {
+        omp_set_num_threads(threads);
+    }
+    device->table = &cpu_table;
+    device->threads = omp_get_max_threads();
+    *out = device;
+    return FM_OK;
+}
+
+void fm_device_close(fm_device *device)
+{
+    if (device != NULL) {
+        device->table->close(device);
+        fm_free(device);
+    }
+}
+
+void *fm_device_alloc(fm_device *device, size_t size_bytes, enum fm_memory kind)
+{
+    return device->table->alloc(device, size_bytes, kind);
+}
+
+void fm_device_free(fm_device *device, void *pointer)
+{
+    device->table->free(device, pointer);
+}
+
+int fm_device_zero(fm_device *device, void *to, size_t size_bytes)
+{
+    return device->table->zero(device, to, size_bytes);
+}
+
+int fm_device_copy(fm_device *device, void *to, const void *from, size_t size_bytes)
+{
+    return device->table->copy(device, to, from, size_bytes);
+}
+
+int fm_device_copy_in(fm_device *device, void *to, const void *host, size_t size_bytes)
+{
+    return device->table->copy_in(device, to, host, size_bytes);
+}
+
+int fm_device_copy_out(fm_device *device, void *host, const void *from, size_t size_bytes)
+{
+    return device->table->copy_out(device, host, from, size_bytes);
+}

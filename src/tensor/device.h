@@ -1,0 +1,42 @@
+/* Devices: where tensors live. A device is one const table (device_cpu.c; a GPU's is a module of its own); nothing above this
+ * header dereferences tensor memory but the ops of that device. */
+#ifndef FM_TENSOR_DEVICE_H
+#define FM_TENSOR_DEVICE_H
+
+#include "base/memory.h"
+#include "tensor/dtype.h"
+
+typedef struct fm_device fm_device;
+
+/* What a device provides. Copies and fills are ordered after the work that was queued before them. */
+typedef struct {
+    const char *name;
+    void *(*alloc)(fm_device *device, size_t size_bytes, enum fm_memory kind);   /* zeroed; NULL with a message */
+    void (*free)(fm_device *device, void *pointer);
+    int (*copy_in)(fm_device *device, void *to, const void *host, size_t size_bytes);
+    int (*copy_out)(fm_device *device, void *host, const void *from, size_t size_bytes);
+    int (*copy)(fm_device *device, void *to, const void *from, size_t size_bytes);
+    int (*zero)(fm_device *device, void *to, size_t size_bytes);
+    int (*synchronize)(fm_device *device);
+    void (*close)(fm_device *device);
+} fm_device_table;
+
+struct fm_device {
+    const fm_device_table *table;
+    int threads;                       /* OpenMP threads of this rank */
+    void *state;                       /* the table's own */
+};
+
+/* Opens the CPU with a number of OpenMP threads (0: as many as OpenMP gives). Local. */
+int fm_device_open_cpu(fm_device **out, int threads);
+void fm_device_close(fm_device *device);
+
+/* Short forms. Local. */
+void *fm_device_alloc(fm_device *device, size_t size_bytes, enum fm_memory kind);
+void fm_device_free(fm_device *device, void *pointer);
+int fm_device_zero(fm_device *device, void *to, size_t size_bytes);
+int fm_device_copy(fm_device *device, void *to, const void *from, size_t size_bytes);
+int fm_device_copy_in(fm_device *device, void *to, const void *host, size_t size_bytes);
+int fm_device_copy_out(fm_device *device, void *host, const void *from, size_t size_bytes);
+
+#endif
