@@ -1,1 +1,2 @@
-# scripts
+# Scripts that people and continuous integration start from the tree.
+EXTRA_DIST += .ci/run jobs/check.sh jobs/quickstart.sh jobs/setup.sh

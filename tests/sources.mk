@@ -7,5 +7,33 @@ check_PROGRAMS += $(unit_tests)
 TESTS += $(unit_tests)
 endif
 
+# Programs that need several ranks: listed here to be built, run by the rows of tests/mesh/testlist.
+mesh_programs = \
+	tests/mesh/test_launch
+check_PROGRAMS += $(mesh_programs)
+
+# Lets ranks that outnumber the cores yield while they wait; tests/lib.sh preloads it.
+check_LTLIBRARIES += tests/mesh/yield_shim.la
+tests_mesh_yield_shim_la_SOURCES = tests/mesh/yield_shim.c
+tests_mesh_yield_shim_la_LDFLAGS = -module -avoid-version -shared -rpath /nowhere
+tests_mesh_yield_shim_la_LIBADD =
+
+# Shell tests speak TAP (see tests/lib.sh), so that each of their rows is a counted result.
+shell_tests = \
+	tests/mesh/run.sh \
+	tests/style/calls.sh \
+	tests/style/headers.sh \
+	tests/style/shape.sh
+TESTS += $(shell_tests)
+dist_check_SCRIPTS += $(shell_tests)
+dist_check_DATA += tests/lib.sh tests/mesh/testlist tests/style/calls.table
+
+TEST_EXTENSIONS = .sh
+SH_LOG_DRIVER = env AM_TAP_AWK='$(AWK)' $(SHELL) $(top_srcdir)/build-aux/tap-driver.sh
+SH_LOG_COMPILER = $(SHELL)
+
 LDADD = libfinemesh.la $(CMOCKA_LIBS) $(JANSSON_LIBS) $(HDF5_LIBS) $(GEMM_LIBS)
-AM_TESTS_ENVIRONMENT = srcdir='$(srcdir)' top_builddir='$(top_builddir)'; export srcdir top_builddir;
+AM_TESTS_ENVIRONMENT = \
+	srcdir='$(srcdir)'; top_builddir='$(top_builddir)'; MPIEXEC='$(MPIEXEC)'; FM_CC='$(CC)'; \
+	FM_CPPFLAGS='-D_GNU_SOURCE -I. -I$(srcdir)/include -I$(srcdir)/src $(CPPFLAGS) $(HDF5_CFLAGS) $(JANSSON_CFLAGS) $(PCRE2_CFLAGS)'; \
+	export srcdir top_builddir MPIEXEC FM_CC FM_CPPFLAGS;

@@ -1,0 +1,36 @@
+#!/bin/sh
+# Calls to MPI, NCCL, HDF5, the allocator and the like stand only in the files that calls.table names.
+set -f
+. "$srcdir/tests/lib.sh"
+
+# Every source without its comments, as FILE:LINE:TEXT.
+cd "$source_dir" || exit 99
+for file in $(find src include -name '*.[ch]' -o -name '*.cu' | sort); do
+    $FM_CC -x c -fpreprocessed -dD -E "$file" |
+        awk -v file="$file" '/^# [0-9]+ "/ { line = $2 - 1; next } { line++; print file ":" line ":" $0 }'
+done >"$scratch/code"
+[ -s "$scratch/code" ] || exit 99
+
+# no_strays REGEX FILES...: no match outside the files.
+no_strays()
+{
+    grep -E "^[^:]*:[0-9]*:(.*[^A-Za-z0-9_])?$1" "$scratch/code" >"$scratch/hits"
+    shift
+    while IFS=: read -r file rest; do
+        allowed=no
+        for pattern in "$@"; do
+            case $file in
+            $pattern) allowed=yes ;;
+            esac
+        done
+        [ $allowed = yes ] || echo "$file:$rest"
+    done <"$scratch/hits" >"$scratch/strays"
+    cat "$scratch/strays"
+    [ ! -s "$scratch/strays" ]
+}
+
+grep -v '^#' "$source_dir/tests/style/calls.table" >"$scratch/table"
+while read -r name regex files; do
+    tap_check "$name only in $files" no_strays "$regex" $files
+done <"$scratch/table"
+tap_done
