@@ -89,7 +89,8 @@ static int wait_all(fm_request *request)
 {
     const fm_comm *comm = request->handle[0];
     mpi_pending *pending = request->handle[1];
-    const int rc = check(MPI_Waitall(pending->n, pending->requests, MPI_STATUSES_IGNORE), comm, "waiting");
+    MPI_Status statuses[MAX_PIECES];
+    const int rc = check(MPI_Waitall(pending->n, pending->requests, statuses), comm, "waiting");
     fm_free(pending);
     *request = (fm_request){ { NULL, NULL } };
     return rc;

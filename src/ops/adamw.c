@@ -1,0 +1,45 @@
+#include "ops/cpu.h"
+#include "ops/rows.h"
+
+enum { BLOCK = 1024 };
+
+/* torch.optim.AdamW, with c1 = 1 - beta1^t and c2 = 1 - beta2^t:
+ * w *= 1 - lr decay;  m = beta1 m + (1 - beta1) g;  v = beta2 v + (1 - beta2) g^2;  w -= lr / c1 * m / (sqrt(v / c2) + eps). */
+FM_ROW_KERNEL
+static void update_block(float *restrict w, float *restrict m, float *restrict v, const float *restrict gradient, int64_t n,
+                         const fm_adamw_args *args)
+{
+    const float keep = (float)(1.0 - (double)args->lr * (double)args->weight_decay);
+    const float step = (float)((double)args->lr / args->correction1);
+    const float root = (float)(1.0 / sqrt(args->correction2));
+    const float beta1 = args->beta1, beta2 = args->beta2, eps = args->eps, scale = args->gradient_scale;
+    for (int64_t i = 0; i < n; i++) {
+        const float g = gradient[i] * scale;
+        m[i] += (1.0f - beta1) * (g - m[i]);
+        v[i] = beta2 * v[i] + (1.0f - beta2) * g * g;
+        w[i] = w[i] * keep - step * m[i] / (sqrtf(v[i]) * root + eps);
+    }
+}
+
+int fm_cpu_adamw(fm_compute *compute, void *master, enum fm_dtype master_dtype, void *weight, enum fm_dtype dtype, void *m, void *v,
+                 enum fm_dtype state_dtype, const float *gradient, int64_t n, const fm_adamw_args *args)
+{
+    (void)compute;
+#pragma omp parallel for schedule(static)
+    for (int64_t i = 0; i < n; i += BLOCK) {
+        const int64_t part = n - i < BLOCK ? n - i : BLOCK;
+        float rows[3][BLOCK];
+        void *const at[3] = { fm_at(master, master_dtype, i), fm_at(m, state_dtype, i), fm_at(v, state_dtype, i) };
+        fm_row_load(rows[0], at[0], master_dtype, part);
+        fm_row_load(rows[1], at[1], state_dtype, part);
+        fm_row_load(rows[2], at[2], state_dtype, part);
+        update_block(rows[0], rows[1], rows[2], gradient + i, part, args);
+        fm_row_store(at[0], master_dtype, rows[0], part);
+        fm_row_store(at[1], state_dtype, rows[1], part);
+        fm_row_store(at[2], state_dtype, rows[2], part);
+        if (weight != NULL) {
+            fm_row_store(fm_at(weight, dtype, i), dtype, rows[0], part);
+        }
+    }
+    return FM_OK;
+}

@@ -1,0 +1,83 @@
+#include "ops/compute.h"
+
+#include <omp.h>
+
+#include "ops/cpu.h"
+#include "ops/gemm.h"
+
+static int cpu_gemm(fm_compute *compute, const fm_gemm_args *args)
+{
+    return fm_gemm_run(compute->gemm, args);
+}
+
+static const fm_ops cpu_ops = {
+    .name = "cpu",
+    .gemm = cpu_gemm,
+    .bias_add = fm_cpu_bias_add,
+    .bias_backward = fm_cpu_bias_backward,
+    .add = fm_cpu_add,
+    .copy_rows = fm_cpu_copy_rows,
+    .scale = fm_cpu_scale,
+    .rmsnorm = fm_cpu_rmsnorm,
+    .rmsnorm_backward = fm_cpu_rmsnorm_backward,
+    .rmsnorm_backward_weight = fm_cpu_rmsnorm_backward_weight,
+    .rope = fm_cpu_rope,
+    .attention = fm_cpu_attention,
+    .attention_delta = fm_cpu_attention_delta,
+    .attention_backward = fm_cpu_attention_backward,
+    .swiglu = fm_cpu_swiglu,
+    .swiglu_backward = fm_cpu_swiglu_backward,
+    .embedding = fm_cpu_embedding,
+    .embedding_backward = fm_cpu_embedding_backward,
+    .cross_entropy_chunk = fm_cpu_cross_entropy_chunk,
+    .cross_entropy_backward = fm_cpu_cross_entropy_backward,
+    .adamw = fm_cpu_adamw,
+    .sum_squares = fm_cpu_sum_squares,
+};
+
+int fm_compute_new(fm_compute **out, fm_device *device)
+{
+    fm_compute *compute = fm_alloc(sizeof *compute, FM_MEMORY_HOST);
+    if (compute == NULL) {
+        return FM_ERR_MEMORY;
+    }
+    compute->ops = &cpu_ops;
+    compute->device = device;
+    const int rc = fm_gemm_open(&compute->gemm);
+    if (rc < 0) {
+        fm_compute_destroy(compute);
+        compute = NULL;
+    }
+    *out = compute;
+    return rc;
+}
+
+void fm_compute_destroy(fm_compute *compute)
+{
+    if (compute != NULL) {
+        fm_gemm_close(compute->gemm);
+        fm_free(compute->scratch);
+        fm_free(compute);
+    }
+}
+
+int fm_compute_reserve(fm_compute *compute, size_t bytes_per_thread)
+{
+    if (bytes_per_thread <= compute->scratch_bytes) {
+        return FM_OK;
+    }
+    const size_t rounded = (bytes_per_thread + 4095) / 4096 * 4096;
+    fm_free(compute->scratch);
+    compute->scratch_bytes = 0;
+    compute->scratch = fm_alloc_array(omp_get_max_threads(), rounded, FM_MEMORY_WORKSPACE);
+    if (compute->scratch == NULL) {
+        return FM_ERR_MEMORY;
+    }
+    compute->scratch_bytes = rounded;
+    return FM_OK;
+}
+
+void *fm_compute_scratch(const fm_compute *compute)
+{
+    return (char *)compute->scratch + (size_t)omp_get_thread_num() * compute->scratch_bytes;
+}

@@ -1,0 +1,143 @@
+/* The operations of a model, on a device. A device provides them as one const table (cpu.c holds the reference's); the model calls
+ * compute->ops->NAME(compute, ...) and knows no device. All operations are local: none communicates.
+ *
+ * Conventions. Outputs first. N rows (tokens); matrices are row-major with a leading dimension ld in elements. `dtype` is that of
+ * weights, activations and their gradients (F32, BF16 or F16); arithmetic, statistics and gradients of parameters are fp32.
+ * Every output says whether it is written (=) or added to (+=). */
+#ifndef FM_OPS_COMPUTE_H
+#define FM_OPS_COMPUTE_H
+
+#include <stdbool.h>
+
+#include "tensor/device.h"
+
+typedef struct fm_compute fm_compute;
+typedef struct fm_gemm fm_gemm;
+
+/* C[m, n] = or += alpha * op(A)[m, k] op(B)[k, n]. A and B have one dtype; C is in it or fp32. */
+typedef struct {
+    enum fm_dtype in, out;
+    bool trans_a, trans_b;             /* A is stored [k, m]; B is stored [n, k] */
+    bool accumulate;                   /* +=; needs out == F32 or in == out */
+    int64_t m, n, k;
+    const void *a;
+    int64_t lda;
+    const void *b;
+    int64_t ldb;
+    void *c;
+    int64_t ldc;
+    float alpha;                       /* 0 counts as 1 */
+} fm_gemm_args;
+
+/* One call of attention: queries against one contiguous piece of keys. A key is visible to a query where both have the same
+ * document, its position is not greater, and (window > 0) less than `window` smaller. Documents below 0 are padding: such queries
+ * give 0, such keys are never seen. Within a batch row, the tokens of a document stand together with positions that rise by 1. */
+typedef struct {
+    enum fm_dtype dtype;
+    int B;                             /* batch rows */
+    int64_t Tq, Tk;                    /* queries and keys of a batch row in this call */
+    int64_t q_row, k_row;              /* tokens between batch rows in q/out/lse and in k/v */
+    int H, K, D;                       /* local query heads, key/value heads (H a multiple of K), head width */
+    int64_t ldq, ldk, ldo;             /* elements between tokens of q and dq, of k, v, dk and dv, of out and dout */
+    float scale;
+    int64_t window;                    /* 0: none */
+    const int32_t *q_position, *q_document;   /* [B, q_row] */
+    const int32_t *k_position, *k_document;   /* [B, k_row] */
+} fm_attention_args;
+
+typedef struct {
+    float lr, beta1, beta2, eps, weight_decay;
+    float gradient_scale;              /* clipping, loss scale */
+    double correction1, correction2;   /* 1 - beta^t */
+} fm_adamw_args;
+
+typedef struct {
+    const char *name;
+
+    int (*gemm)(fm_compute *compute, const fm_gemm_args *args);
+
+    /* y += bias, rows of width n; db [n] += column sums of dy. */
+    int (*bias_add)(fm_compute *compute, void *y, const void *bias, enum fm_dtype dtype, int64_t N, int64_t n, int64_t ld);
+    int (*bias_backward)(fm_compute *compute, float *db, const void *dy, enum fm_dtype dtype, int64_t N, int64_t n, int64_t ld);
+
+    /* y += x and y = x, n elements (or N rows of n with strides). */
+    int (*add)(fm_compute *compute, void *y, const void *x, enum fm_dtype dtype, int64_t n);
+    int (*copy_rows)(fm_compute *compute, void *y, int64_t ldy, enum fm_dtype y_dtype, const void *x, int64_t ldx, enum fm_dtype x_dtype,
+                     int64_t N, int64_t n);
+    /* x *= factor, fp32. */
+    int (*scale)(fm_compute *compute, float *x, float factor, int64_t n);
+
+    /* RMSNorm over `heads` groups of width n in each of N rows (heads = 1: the whole row). y = w x / sqrt(mean x^2 + eps);
+     * rstd [N, heads] =. Source: LlamaRMSNorm. */
+    int (*rmsnorm)(fm_compute *compute, void *y, int64_t ldy, float *rstd, const void *x, int64_t ldx, const void *w,
+                   enum fm_dtype dtype, int64_t N, int heads, int64_t n, double eps);
+    /* dx = (or += where add): w rstd (dy - xhat mean(w dy xhat)/w ...); see norm.c. */
+    int (*rmsnorm_backward)(fm_compute *compute, void *dx, int64_t lddx, bool add, const void *dy, int64_t lddy, const void *x, int64_t ldx,
+                            const void *w, const float *rstd, enum fm_dtype dtype, int64_t N, int heads, int64_t n);
+    /* dw [n] += */
+    int (*rmsnorm_backward_weight)(fm_compute *compute, float *dw, const void *dy, int64_t lddy, const void *x, int64_t ldx,
+                                   const float *rstd, enum fm_dtype dtype, int64_t N, int heads, int64_t n);
+
+    /* Rotates the first rotary_dim elements of each head in place; cos and sin [n_positions, rotary_dim / 2];
+     * inverse: the transposed rotation (backward). Source: apply_rotary_pos_emb (halves, not pairs). */
+    int (*rope)(fm_compute *compute, void *x, int64_t ld, const float *cos, const float *sin, const int32_t *position, bool inverse,
+                enum fm_dtype dtype, int64_t N, int heads, int D, int rotary_dim);
+
+    /* out = attention, lse [B, q_row, H] = log of the sum of exponentials (-inf where nothing is seen).
+     * merge: out (fp32 in out_dtype F32) and lse already hold the result over other keys; both are combined. */
+    int (*attention)(fm_compute *compute, void *out, enum fm_dtype out_dtype, float *lse, const void *q, const void *k, const void *v,
+                     const fm_attention_args *args, bool merge);
+    /* delta [B, q_row, H] = sum over D of dout * out. */
+    int (*attention_delta)(fm_compute *compute, float *delta, const void *dout, const void *out, const fm_attention_args *args);
+    /* Gradients over one piece of keys, with the lse and delta of all. grad_dtype is that of dq, dk, dv; add: += (F32 only), else =. */
+    int (*attention_backward)(fm_compute *compute, void *dq, void *dk, void *dv, enum fm_dtype grad_dtype, const void *dout,
+                              const float *lse, const float *delta, const void *q, const void *k, const void *v,
+                              const fm_attention_args *args, bool add);
+
+    /* a [N, F] = silu(gate) * up; gu [N, 2 F] holds gate then up in each row. Source: LlamaMLP. */
+    int (*swiglu)(fm_compute *compute, void *a, const void *gu, enum fm_dtype dtype, int64_t N, int64_t F);
+    /* dgu [N, 2 F] =; may be in place of gu. */
+    int (*swiglu_backward)(fm_compute *compute, void *dgu, const void *da, const void *gu, enum fm_dtype dtype, int64_t N, int64_t F);
+
+    /* x [N, C] = rows of W [count, C] for ids in [start, start + count); other rows are left (add) or zeroed (not add). */
+    int (*embedding)(fm_compute *compute, void *x, const int32_t *ids, const void *w, int64_t start, int64_t count, bool keep,
+                     enum fm_dtype dtype, int64_t N, int64_t C);
+    /* dW [count, C] += rows of dx, but for the id `padding` (-1: none). */
+    int (*embedding_backward)(fm_compute *compute, float *dw, const int32_t *ids, const void *dx, int64_t start, int64_t count,
+                              int64_t padding, enum fm_dtype dtype, int64_t N, int64_t C);
+
+    /* Online statistics of cross entropy over one vocabulary chunk: logits [N, n] fp32 of words [start, start + n);
+     * max, sum (of exp(l - max)) and label_logit [N] are updated. Start with -inf, 0, 0. */
+    int (*cross_entropy_chunk)(fm_compute *compute, float *max, float *sum, float *label_logit, const float *logits,
+                               const int32_t *labels, int64_t start, int64_t N, int64_t n);
+    /* dlogits [N, n] (in place of logits only where dtype is F32) = scale * (softmax - onehot). */
+    int (*cross_entropy_backward)(fm_compute *compute, void *dlogits, enum fm_dtype dtype, const float *logits, const float *lse,
+                                  const int32_t *labels, int64_t start, float scale, int64_t N, int64_t n);
+
+    /* torch.optim.AdamW over n elements. `master` (master_dtype) is updated; `weight` (dtype; NULL where it is the master) = rounded. */
+    int (*adamw)(fm_compute *compute, void *master, enum fm_dtype master_dtype, void *weight, enum fm_dtype dtype, void *m, void *v,
+                 enum fm_dtype state_dtype, const float *gradient, int64_t n, const fm_adamw_args *args);
+
+    /* *out = sum of squares in double, summed in a fixed order. */
+    int (*sum_squares)(fm_compute *compute, double *out, const float *x, int64_t n);
+} fm_ops;
+
+struct fm_compute {
+    const fm_ops *ops;
+    fm_device *device;
+    fm_gemm *gemm;
+    void *scratch;                     /* threads x scratch_bytes, grown on demand */
+    size_t scratch_bytes;
+};
+
+/* The operations of a device. Local. Free with fm_compute_destroy. */
+int fm_compute_new(fm_compute **out, fm_device *device);
+void fm_compute_destroy(fm_compute *compute);
+
+/* Makes every thread's scratch at least this large. Outside parallel regions only. */
+int fm_compute_reserve(fm_compute *compute, size_t bytes_per_thread);
+
+/* This thread's scratch. Inside parallel regions. */
+void *fm_compute_scratch(const fm_compute *compute);
+
+#endif

@@ -1,0 +1,54 @@
+/* The CPU's operations: the reference. Each is described in compute.h under its name in the table. */
+#ifndef FM_OPS_CPU_H
+#define FM_OPS_CPU_H
+
+#include "ops/compute.h"
+
+/* elementwise.c */
+int fm_cpu_bias_add(fm_compute *compute, void *y, const void *bias, enum fm_dtype dtype, int64_t N, int64_t n, int64_t ld);
+int fm_cpu_bias_backward(fm_compute *compute, float *db, const void *dy, enum fm_dtype dtype, int64_t N, int64_t n, int64_t ld);
+int fm_cpu_add(fm_compute *compute, void *y, const void *x, enum fm_dtype dtype, int64_t n);
+int fm_cpu_copy_rows(fm_compute *compute, void *y, int64_t ldy, enum fm_dtype y_dtype, const void *x, int64_t ldx,
+                     enum fm_dtype x_dtype, int64_t N, int64_t n);
+int fm_cpu_scale(fm_compute *compute, float *x, float factor, int64_t n);
+int fm_cpu_sum_squares(fm_compute *compute, double *out, const float *x, int64_t n);
+int fm_cpu_swiglu(fm_compute *compute, void *a, const void *gu, enum fm_dtype dtype, int64_t N, int64_t F);
+int fm_cpu_swiglu_backward(fm_compute *compute, void *dgu, const void *da, const void *gu, enum fm_dtype dtype, int64_t N, int64_t F);
+
+/* norm.c */
+int fm_cpu_rmsnorm(fm_compute *compute, void *y, int64_t ldy, float *rstd, const void *x, int64_t ldx, const void *w,
+                   enum fm_dtype dtype, int64_t N, int heads, int64_t n, double eps);
+int fm_cpu_rmsnorm_backward(fm_compute *compute, void *dx, int64_t lddx, bool add, const void *dy, int64_t lddy, const void *x,
+                            int64_t ldx, const void *w, const float *rstd, enum fm_dtype dtype, int64_t N, int heads, int64_t n);
+int fm_cpu_rmsnorm_backward_weight(fm_compute *compute, float *dw, const void *dy, int64_t lddy, const void *x, int64_t ldx,
+                                   const float *rstd, enum fm_dtype dtype, int64_t N, int heads, int64_t n);
+
+/* rope.c */
+int fm_cpu_rope(fm_compute *compute, void *x, int64_t ld, const float *cos, const float *sin, const int32_t *position, bool inverse,
+                enum fm_dtype dtype, int64_t N, int heads, int D, int rotary_dim);
+
+/* attention.c */
+int fm_cpu_attention(fm_compute *compute, void *out, enum fm_dtype out_dtype, float *lse, const void *q, const void *k, const void *v,
+                     const fm_attention_args *args, bool merge);
+int fm_cpu_attention_delta(fm_compute *compute, float *delta, const void *dout, const void *out, const fm_attention_args *args);
+int fm_cpu_attention_backward(fm_compute *compute, void *dq, void *dk, void *dv, enum fm_dtype grad_dtype, const void *dout,
+                              const float *lse, const float *delta, const void *q, const void *k, const void *v,
+                              const fm_attention_args *args, bool add);
+
+/* embedding.c */
+int fm_cpu_embedding(fm_compute *compute, void *x, const int32_t *ids, const void *w, int64_t start, int64_t count, bool keep,
+                     enum fm_dtype dtype, int64_t N, int64_t C);
+int fm_cpu_embedding_backward(fm_compute *compute, float *dw, const int32_t *ids, const void *dx, int64_t start, int64_t count,
+                              int64_t padding, enum fm_dtype dtype, int64_t N, int64_t C);
+
+/* loss.c */
+int fm_cpu_cross_entropy_chunk(fm_compute *compute, float *max, float *sum, float *label_logit, const float *logits,
+                               const int32_t *labels, int64_t start, int64_t N, int64_t n);
+int fm_cpu_cross_entropy_backward(fm_compute *compute, void *dlogits, enum fm_dtype dtype, const float *logits, const float *lse,
+                                  const int32_t *labels, int64_t start, float scale, int64_t N, int64_t n);
+
+/* adamw.c */
+int fm_cpu_adamw(fm_compute *compute, void *master, enum fm_dtype master_dtype, void *weight, enum fm_dtype dtype, void *m, void *v,
+                 enum fm_dtype state_dtype, const float *gradient, int64_t n, const fm_adamw_args *args);
+
+#endif
