@@ -1,6 +1,9 @@
 # Unit tests: one cmocka program a module, one rank, no MPI launcher. Add a name here and nothing else.
 unit_tests = \
-	tests/unit/test_base
+	tests/unit/test_base \
+	tests/unit/test_dtype \
+	tests/unit/test_layout \
+	tests/unit/test_mesh
 
 if HAVE_CMOCKA
 check_PROGRAMS += $(unit_tests)

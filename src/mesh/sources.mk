@@ -2,4 +2,5 @@
 libfinemesh_la_SOURCES += \
 	src/mesh/comm.c src/mesh/comm.h src/mesh/comm_backend.h \
 	src/mesh/comm_mpi.c \
-	src/mesh/groups.c
+	src/mesh/groups.c \
+	src/mesh/mesh.c

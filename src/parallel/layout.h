@@ -68,18 +68,20 @@ typedef struct {
     const int *stage_of_layer;         /* [n_layers] pp coordinate of each layer; NULL: all on stage 0 (pp = 1) */
 } fm_layout;
 
-/* A hyperslab of the global tensor, and where its first element lies in the holder's local array. */
+/* A hyperslab of the global tensor, and where its first element lies in the holder's local array (after the FSDP cut). */
 typedef struct {
     int64_t start[FM_MAX_DIMS];
     int64_t count[FM_MAX_DIMS];
     int64_t local_start[FM_MAX_DIMS];
+    bool owned;                        /* pieces differ: a fused qkv has query rows of its own beside replicated key/value rows */
 } fm_slab;
 
 /* What one coordinate holds of one tensor. The local array has shape local_shape (row-major) and is the union of the slabs. */
 typedef struct {
     bool held;                         /* false: the tensor lives on other pipeline stages */
-    bool owner;                        /* the lowest coordinate in every dimension that replicates it: only owners write */
-    int n_replicas;                    /* coordinates that hold the same slice, this one too */
+    bool owner;                        /* the lowest coordinate in every dimension that replicates it: only owners write. False where
+                                          the local array is empty; with several pieces, whether any slab is owned: write those */
+    int n_replicas;                    /* coordinates that hold the same slice, this one too; of several pieces, the least */
     int ndim;
     int n_slabs;                       /* 0 where the local array is empty */
     fm_slab slabs[FM_MAX_PIECES];

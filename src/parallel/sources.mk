@@ -1,1 +1,3 @@
 # files of src/parallel
+libfinemesh_la_SOURCES += \
+	src/parallel/layout.c src/parallel/layout.h
