@@ -2,8 +2,11 @@
 unit_tests = \
 	tests/unit/test_base \
 	tests/unit/test_dtype \
+	tests/unit/test_ini \
+	tests/unit/test_job \
 	tests/unit/test_layout \
-	tests/unit/test_mesh
+	tests/unit/test_mesh \
+	tests/unit/test_schedule
 
 if HAVE_CMOCKA
 check_PROGRAMS += $(unit_tests)

@@ -1,6 +1,9 @@
 libfinemesh_la_SOURCES += \
+	src/base/complaints.c src/base/complaints.h \
 	src/base/error.c src/base/error.h \
 	src/base/file.c src/base/file.h \
+	src/base/ini.c src/base/ini.h \
 	src/base/json.c src/base/json.h \
 	src/base/log.c src/base/log.h \
-	src/base/memory.c src/base/memory.h
+	src/base/memory.c src/base/memory.h \
+	src/base/text.c src/base/text.h

@@ -1,1 +1,3 @@
 # files of src/ckpt
+libfinemesh_la_SOURCES += \
+	src/ckpt/options.h

@@ -1,1 +1,3 @@
 # files of src/data
+libfinemesh_la_SOURCES += \
+	src/data/options.h

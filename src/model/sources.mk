@@ -1,1 +1,3 @@
 # files of src/model
+libfinemesh_la_SOURCES += \
+	src/model/options.h
