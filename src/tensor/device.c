@@ -33,6 +33,16 @@ static int cpu_zero(fm_device *device, void *to, size_t size_bytes)
     return FM_OK;
 }
 
+static int cpu_add_f32(fm_device *device, float *to, const float *from, int64_t n)
+{
+    (void)device;
+#pragma omp parallel for simd schedule(static)
+    for (int64_t i = 0; i < n; i++) {
+        to[i] += from[i];
+    }
+    return FM_OK;
+}
+
 static int cpu_synchronize(fm_device *device)
 {
     (void)device;
@@ -52,6 +62,7 @@ static const fm_device_table cpu_table = {
     .copy_out = cpu_copy,
     .copy = cpu_copy,
     .zero = cpu_zero,
+    .add_f32 = cpu_add_f32,
     .synchronize = cpu_synchronize,
     .close = cpu_close,
 };

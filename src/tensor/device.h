@@ -17,6 +17,7 @@ typedef struct {
     int (*copy_out)(fm_device *device, void *host, const void *from, size_t size_bytes);
     int (*copy)(fm_device *device, void *to, const void *from, size_t size_bytes);
     int (*zero)(fm_device *device, void *to, size_t size_bytes);
+    int (*add_f32)(fm_device *device, float *to, const float *from, int64_t n);   /* to += from: sums that arrive */
     int (*synchronize)(fm_device *device);
     void (*close)(fm_device *device);
 } fm_device_table;
