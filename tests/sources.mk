@@ -1,11 +1,15 @@
 # Unit tests: one cmocka program a module, one rank, no MPI launcher. Add a name here and nothing else.
 unit_tests = \
 	tests/unit/test_base \
+	tests/unit/test_batch \
+	tests/unit/test_dataset \
 	tests/unit/test_dtype \
 	tests/unit/test_ini \
 	tests/unit/test_job \
 	tests/unit/test_layout \
 	tests/unit/test_mesh \
+	tests/unit/test_order \
+	tests/unit/test_random \
 	tests/unit/test_schedule
 
 if HAVE_CMOCKA

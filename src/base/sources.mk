@@ -6,4 +6,5 @@ libfinemesh_la_SOURCES += \
 	src/base/json.c src/base/json.h \
 	src/base/log.c src/base/log.h \
 	src/base/memory.c src/base/memory.h \
+	src/base/random.c src/base/random.h \
 	src/base/text.c src/base/text.h
