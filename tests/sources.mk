@@ -2,6 +2,7 @@
 unit_tests = \
 	tests/unit/test_base \
 	tests/unit/test_batch \
+	tests/unit/test_config \
 	tests/unit/test_dataset \
 	tests/unit/test_dtype \
 	tests/unit/test_ini \
@@ -47,3 +48,5 @@ AM_TESTS_ENVIRONMENT = \
 	srcdir='$(srcdir)'; top_builddir='$(top_builddir)'; MPIEXEC='$(MPIEXEC)'; FM_CC='$(CC)'; \
 	FM_CPPFLAGS='-D_GNU_SOURCE -I. -I$(srcdir)/include -I$(srcdir)/src $(CPPFLAGS) $(HDF5_CFLAGS) $(JANSSON_CFLAGS) $(PCRE2_CFLAGS)'; \
 	export srcdir top_builddir MPIEXEC FM_CC FM_CPPFLAGS;
+
+include $(top_srcdir)/tests/oracle/sources.mk

@@ -7,6 +7,7 @@
 #include <stdbool.h>
 #include <stdint.h>
 
+#include "model/rope.h"
 #include "parallel/layout.h"
 
 /* What a tensor is used for. Weights of linear layers are [out, in], as HF stores them. */
@@ -26,25 +27,10 @@ enum fm_role {
     FM_ROLES
 };
 
-enum fm_rope_type { FM_ROPE_DEFAULT, FM_ROPE_LINEAR, FM_ROPE_DYNAMIC, FM_ROPE_LLAMA3, FM_ROPE_YARN };
-
-/* transformers' modeling_rope_utils, all its parameters after defaults. */
-typedef struct {
-    enum fm_rope_type type;
-    double theta;
-    double factor;
-    double low_freq_factor, high_freq_factor;            /* llama3 */
-    double beta_fast, beta_slow, mscale, mscale_all_dim; /* yarn; mscale 0: absent */
-    double attention_factor;                             /* yarn; < 0: computed */
-    bool truncate;                                       /* yarn */
-    int64_t original_max_positions;
-    int rotary_dim;                                      /* elements of a head that are rotated: int(D * partial_rotary_factor) */
-} fm_rope_config;
-
 typedef struct fm_family fm_family;
 
 /* Dimensions in the shape letters, and the options of the block. */
-typedef struct {
+typedef struct fm_config {
     const fm_family *family;
     char model_type[64];
     int64_t C, F, V;
@@ -73,10 +59,6 @@ int fm_config_tensors(fm_tensor_spec **out, int *n, const fm_config *config);
 
 /* Parameters in all, a tied one once. */
 int64_t fm_config_parameters(const fm_config *config);
-
-/* The inverse frequencies [rotary_dim / 2] for a padded row of T tokens (only `dynamic` depends on T), and the factor on cos and
- * sin (1 but for yarn). Source: transformers.modeling_rope_utils. */
-void fm_rope_frequencies(double *inv_freq, double *scale, const fm_config *config, int64_t T);
 
 /* "llama, mistral, ..." for messages. Static storage. */
 const char *fm_family_list(void);

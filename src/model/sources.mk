@@ -1,4 +1,7 @@
 # files of src/model
 libfinemesh_la_SOURCES += \
 	src/model/block.c src/model/block.h \
-	src/model/options.h
+	src/model/config.c src/model/config.h \
+	src/model/families/families.c src/model/families/family.h \
+	src/model/options.h \
+	src/model/rope.c src/model/rope.h
