@@ -110,7 +110,7 @@ static void what_iniparser_swallows_is_refused(void **state)
 
 static void lines_end_at_1023_bytes(void **state)
 {
-    char line[FM_INI_LINE_BYTES + 1];
+    char line[4 + FM_INI_LINE_BYTES];
     memset(line, 'v', sizeof line);
     memcpy(line, "c = ", 4);
     check_refused(line, FM_INI_LINE_BYTES, "a line of 1024 bytes");       /* its newline comes on top */
