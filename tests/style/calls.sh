@@ -14,7 +14,7 @@ done >"$scratch/code"
 # no_strays REGEX FILES...: no match outside the files.
 no_strays()
 {
-    grep -E "^[^:]*:[0-9]*:(.*[^A-Za-z0-9_])?$1" "$scratch/code" >"$scratch/hits"
+    grep -E "^[^:]*:[0-9]*:(.*[^A-Za-z0-9_>.])?$1" "$scratch/code" >"$scratch/hits"
     shift
     while IFS=: read -r file rest; do
         allowed=no
