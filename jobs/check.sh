@@ -1,13 +1,13 @@
 #!/bin/sh
 # Set-up, then every test. The last line is `N passed, M failed, K skipped`, over all tests and rows of tests.
 set -u
-cd "$(dirname "$0")/.."
+cd "$(dirname "$0")/.." || exit 1
 
 if ! sh jobs/setup.sh; then
     echo "0 passed, 1 failed"
     exit 1
 fi
-cd build
+cd build || exit 1
 find . -name '*.trs' -exec rm -f {} +
 make -j"$(getconf _NPROCESSORS_ONLN)" check TESTS= >/dev/null
 make -k check
