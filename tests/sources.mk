@@ -9,7 +9,6 @@ unit_tests = \
 	tests/unit/test_job \
 	tests/unit/test_layout \
 	tests/unit/test_mesh \
-	tests/unit/test_metrics \
 	tests/unit/test_order \
 	tests/unit/test_random \
 	tests/unit/test_schedule
@@ -33,13 +32,14 @@ tests_mesh_yield_shim_la_LIBADD =
 # Shell tests speak TAP (see tests/lib.sh), so that each of their rows is a counted result.
 shell_tests = \
 	tests/mesh/run.sh \
-	tests/oracle/tensorboard.sh \
+	tests/oracle/live.sh \
 	tests/style/calls.sh \
 	tests/style/headers.sh \
 	tests/style/shape.sh
 TESTS += $(shell_tests)
 dist_check_SCRIPTS += $(shell_tests)
-dist_check_DATA += tests/lib.sh tests/mesh/testlist tests/style/calls.table
+dist_check_DATA += tests/lib.sh tests/mesh/testlist tests/style/calls.table \
+	tests/oracle/compare.py tests/oracle/oracle.py tests/oracle/random_models.py
 
 TEST_EXTENSIONS = .sh
 SH_LOG_DRIVER = env AM_TAP_AWK='$(AWK)' $(SHELL) $(top_srcdir)/build-aux/tap-driver.sh
