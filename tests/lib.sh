@@ -5,7 +5,6 @@
 # FM_TEST_SECONDS is the time limit of one program run (default 120).
 
 : "${srcdir:?run this through make check}" "${top_builddir:?}" "${MPIEXEC:?}"
-here=$(pwd)
 source_dir=$(cd "$srcdir" && pwd)
 build_dir=$(cd "$top_builddir" && pwd)
 FM_TEST_SECONDS=${FM_TEST_SECONDS:-120}
