@@ -9,6 +9,7 @@ unit_tests = \
 	tests/unit/test_job \
 	tests/unit/test_layout \
 	tests/unit/test_mesh \
+	tests/unit/test_metrics \
 	tests/unit/test_order \
 	tests/unit/test_random \
 	tests/unit/test_schedule
@@ -33,6 +34,7 @@ tests_mesh_yield_shim_la_LIBADD =
 shell_tests = \
 	tests/mesh/run.sh \
 	tests/oracle/live.sh \
+	tests/oracle/tensorboard.sh \
 	tests/style/calls.sh \
 	tests/style/headers.sh \
 	tests/style/shape.sh

@@ -1,4 +1,7 @@
 # files of src/train
 libfinemesh_la_SOURCES += \
+	src/train/console.c src/train/console.h \
+	src/train/events.c src/train/events.h \
+	src/train/metrics.c src/train/metrics.h \
 	src/train/options.h \
 	src/train/schedule.c src/train/schedule.h
