@@ -12,7 +12,12 @@ unit_tests = \
 	tests/unit/test_metrics \
 	tests/unit/test_order \
 	tests/unit/test_random \
-	tests/unit/test_schedule
+	tests/unit/test_safetensors \
+	tests/unit/test_schedule \
+	tests/unit/test_source
+
+tests_unit_test_safetensors_SOURCES = tests/unit/test_safetensors.c tests/unit/ckpt_model.c tests/unit/ckpt_model.h
+tests_unit_test_source_SOURCES = tests/unit/test_source.c tests/unit/ckpt_model.c tests/unit/ckpt_model.h
 
 if HAVE_CMOCKA
 check_PROGRAMS += $(unit_tests)

@@ -56,6 +56,21 @@ int fm_json_read(json_t **out, const char *path, size_t limit_bytes)
     return rc;
 }
 
+int fm_json_print(char **out, size_t *size_bytes, const json_t *value, int indent)
+{
+    const size_t flags = JSON_ENCODE_ANY | (indent == 0 ? JSON_COMPACT : JSON_INDENT((size_t)indent));
+    const size_t length = json_dumpb(value, NULL, 0, flags);
+    *out = length == 0 ? NULL : fm_alloc(length + 1, FM_MEMORY_HOST);
+    if (*out == NULL) {
+        return length == 0 ? fm_fail(FM_ERR_INTERNAL, "a JSON value has no text") : FM_ERR_MEMORY;
+    }
+    json_dumpb(value, *out, length, flags);
+    if (size_bytes != NULL) {
+        *size_bytes = length;
+    }
+    return FM_OK;
+}
+
 static const json_t *look_up(const json_t *object, const char *key)
 {
     const json_t *value = json_object_get(object, key);

@@ -1,3 +1,10 @@
-# files of src/ckpt
 libfinemesh_la_SOURCES += \
-	src/ckpt/options.h
+	src/ckpt/exchange.c src/ckpt/exchange.h \
+	src/ckpt/h5.c src/ckpt/h5.h \
+	src/ckpt/hf.c src/ckpt/hf.h \
+	src/ckpt/index.c src/ckpt/index.h \
+	src/ckpt/options.h \
+	src/ckpt/safetensors.c src/ckpt/safetensors.h \
+	src/ckpt/shard_scan.c src/ckpt/shard_scan.h \
+	src/ckpt/shards.c src/ckpt/shards.h \
+	src/ckpt/source.c src/ckpt/source.h

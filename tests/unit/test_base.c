@@ -84,6 +84,12 @@ static void json_refuses_what_is_hostile(void **state)
     n = 9;
     assert_int_equal(fm_json_get_int(&n, value, "none", 0, 10, "good"), FM_OK);
     assert_int_equal(n, 9);
+    char *text;
+    size_t size_bytes;
+    assert_int_equal(fm_json_print(&text, &size_bytes, value, 0), FM_OK);
+    assert_string_equal(text, "{\"n\":3,\"x\":1.0000000000000001e-5,\"none\":null}");
+    assert_int_equal(size_bytes, strlen(text));
+    fm_free(text);
     json_decref(value);
 }
 

@@ -1,0 +1,347 @@
+#include "ckpt/shards.h"
+
+#include <fcntl.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+#include <zlib.h>
+
+#include "base/file.h"
+#include "base/json.h"
+#include "base/memory.h"
+#include "ckpt/h5.h"
+
+/* Data is written and summed in pieces that stay in the cache. */
+enum { CHUNK_BYTES = 8 << 20, NAME_BYTES = 32 };
+
+struct fm_shard_file {
+    char path[FM_PATH_BYTES];
+    int fd;
+    int n_items, n_datasets;
+    const void **data;                 /* [n_items] */
+    int *dataset_of;                   /* [n_items] -1: not this coordinate's */
+    int64_t *written_bytes;            /* [n_datasets] */
+    fm_h5_dataset *datasets;           /* [n_datasets] */
+};
+
+static void rank_file_name(char out[NAME_BYTES], int rank)
+{
+    snprintf(out, NAME_BYTES, "rank-%05d.h5", rank);
+}
+
+static void dataset_path(char out[FM_H5_PATH_BYTES], const fm_shard_item *item, const fm_layout *layout)
+{
+    const char *const name = layout->tensors[item->tensor].name;
+    const bool grouped = item->group != NULL && item->group[0] != '\0';
+    const int length = snprintf(out, FM_H5_PATH_BYTES, "%s%s%s", grouped ? item->group : "", grouped ? "/" : "", name);
+    FM_ASSERT(length < FM_H5_PATH_BYTES);
+}
+
+/* Whether this coordinate writes something of the tensor. */
+static bool owned_slice(fm_slice *slice, const fm_layout *layout, int tensor, const fm_coord *coord)
+{
+    fm_layout_slice(slice, layout, tensor, coord);
+    return slice->held && slice->owner && slice->n_slabs > 0;
+}
+
+/* The pieces must lie one after another on one axis: readers go by that. */
+static void describe(fm_h5_dataset *out, const fm_shard_item *item, const fm_layout *layout, const fm_slice *slice)
+{
+    *out = (fm_h5_dataset){ .dtype = (int)item->dtype, .ndim = slice->ndim, .n_pieces = slice->n_slabs };
+    dataset_path(out->path, item, layout);
+    for (int d = 0; d < slice->ndim; d++) {
+        out->shape[d] = slice->local_shape[d];
+        out->global_shape[d] = layout->tensors[item->tensor].shape[d];
+    }
+    for (int s = 0; s < slice->n_slabs; s++) {
+        int axes_apart = 0;
+        for (int d = 0; d < slice->ndim; d++) {
+            const fm_slab *const slab = &slice->slabs[s], *const before = s == 0 ? NULL : slab - 1;
+            out->start[s][d] = slab->start[d];
+            out->count[s][d] = slab->count[d];
+            if (slab->local_start[d] != 0) {
+                FM_ASSERT(before != NULL && slab->local_start[d] == before->local_start[d] + before->count[d]);
+                axes_apart++;
+            }
+        }
+        FM_ASSERT(axes_apart == (s == 0 ? 0 : 1));
+    }
+}
+
+int fm_shard_file_begin(fm_shard_file **out, const char *dir, const fm_layout *layout, const fm_coord *coord,
+                        const fm_shard_item *items, int n_items)
+{
+    fm_shard_file *const file = fm_alloc(sizeof *file, FM_MEMORY_HOST);
+    *out = NULL;
+    if (file == NULL) {
+        return FM_ERR_MEMORY;
+    }
+    file->fd = -1;
+    file->n_items = n_items;
+    file->data = fm_alloc_array(n_items, sizeof *file->data, FM_MEMORY_HOST);
+    file->dataset_of = fm_alloc_array(n_items, sizeof *file->dataset_of, FM_MEMORY_HOST);
+    file->written_bytes = fm_alloc_array(n_items, sizeof *file->written_bytes, FM_MEMORY_HOST);
+    file->datasets = fm_alloc_array(n_items, sizeof *file->datasets, FM_MEMORY_HOST);
+    const bool made = file->data != NULL && file->dataset_of != NULL && file->written_bytes != NULL && file->datasets != NULL;
+    int rc = made ? FM_OK : FM_ERR_MEMORY;
+    fm_h5_header header = { .format_version = FM_SHARD_FORMAT_VERSION };
+    for (int d = 0; d < FM_DIMS; d++) {
+        header.mesh_shape[d] = layout->mesh.size[d];
+        header.coordinate[d] = coord->at[d];
+    }
+    for (int i = 0; rc == FM_OK && i < n_items; i++) {
+        fm_slice slice;
+        file->data[i] = items[i].data;
+        file->dataset_of[i] = -1;
+        if (owned_slice(&slice, layout, items[i].tensor, coord)) {
+            describe(&file->datasets[file->n_datasets], &items[i], layout, &slice);
+            file->dataset_of[i] = file->n_datasets++;
+        }
+    }
+    char name[NAME_BYTES];
+    rank_file_name(name, fm_mesh_rank(&layout->mesh, coord));
+    if (rc < 0 || file->n_datasets == 0) {
+        goto done;
+    }
+    FM_TRY_TO(done, rc, fm_path_join(file->path, dir, name));
+    FM_TRY_TO(done, rc, fm_h5_create(file->path, &header, file->datasets, file->n_datasets));
+    file->fd = open(file->path, O_WRONLY | O_CLOEXEC);
+    if (file->fd < 0) {
+        rc = fm_fail(FM_ERR_IO, "%s: cannot open it for writing", file->path);
+    }
+done:
+    if (rc < 0 || file->n_datasets == 0) {
+        fm_shard_file_abandon(file);
+        return rc;
+    }
+    *out = file;
+    return FM_OK;
+}
+
+void fm_shard_file_abandon(fm_shard_file *file)
+{
+    if (file == NULL) {
+        return;
+    }
+    if (file->fd >= 0) {
+        close(file->fd);
+    }
+    fm_free(file->data);
+    fm_free(file->dataset_of);
+    fm_free(file->written_bytes);
+    fm_free(file->datasets);
+    fm_free(file);
+}
+
+int64_t fm_shard_file_item_bytes(const fm_shard_file *file, int item)
+{
+    const int dataset = file == NULL ? -1 : file->dataset_of[item];
+    return dataset < 0 ? 0 : file->datasets[dataset].size_bytes;
+}
+
+int fm_shard_file_write(fm_shard_file *file, int item, const void *data, size_t size_bytes)
+{
+    FM_ASSERT(file->dataset_of[item] >= 0);
+    fm_h5_dataset *const dataset = &file->datasets[file->dataset_of[item]];
+    int64_t *const written = &file->written_bytes[file->dataset_of[item]];
+    FM_ASSERT(*written + (int64_t)size_bytes <= dataset->size_bytes);
+    for (size_t done = 0; done < size_bytes;) {
+        const size_t part_bytes = size_bytes - done < CHUNK_BYTES ? size_bytes - done : CHUNK_BYTES;
+        const char *const part = (const char *)data + done;
+        dataset->crc32 = fm_crc32(dataset->crc32, part, part_bytes);
+        FM_TRY(fm_file_pwrite(file->fd, part, part_bytes, dataset->offset_bytes + *written, file->path));
+        *written += (int64_t)part_bytes;
+        done += part_bytes;
+    }
+    return FM_OK;
+}
+
+int fm_shard_file_write_all(fm_shard_file *file)
+{
+    for (int i = 0; file != NULL && i < file->n_items; i++) {
+        if (file->data[i] != NULL && file->dataset_of[i] >= 0) {
+            FM_TRY(fm_shard_file_write(file, i, file->data[i], (size_t)file->datasets[file->dataset_of[i]].size_bytes));
+        }
+    }
+    return FM_OK;
+}
+
+int fm_shard_file_sync(fm_shard_file *file)
+{
+    return file == NULL ? FM_OK : fm_path_sync(file->path);
+}
+
+static int by_offset(const void *left, const void *right)
+{
+    const fm_h5_dataset *const a = left, *const b = right;
+    return (a->offset_bytes > b->offset_bytes) - (a->offset_bytes < b->offset_bytes);
+}
+
+/* The CRC of a range of the finished file, appended to *crc. */
+static int add_range_crc(uint32_t *crc, int fd, int64_t from, int64_t to, const char *path)
+{
+    char buffer[65536];
+    while (from < to) {
+        const size_t part_bytes = to - from < (int64_t)sizeof buffer ? (size_t)(to - from) : sizeof buffer;
+        FM_TRY(fm_file_pread(fd, buffer, part_bytes, from, path));
+        *crc = fm_crc32(*crc, buffer, part_bytes);
+        from += (int64_t)part_bytes;
+    }
+    return FM_OK;
+}
+
+/* The CRC of the whole file without reading the data again: theirs are known and CRCs combine. */
+static int file_crc(fm_shard_summary *out, const fm_shard_file *file)
+{
+    int fd;
+    *out = (fm_shard_summary){ 0 };
+    FM_TRY(fm_file_open(&fd, &out->size_bytes, file->path));
+    qsort(file->datasets, (size_t)file->n_datasets, sizeof *file->datasets, by_offset);
+    int64_t at = 0;
+    int rc = FM_OK;
+    for (int i = 0; rc == FM_OK && i < file->n_datasets; i++) {
+        const fm_h5_dataset *const dataset = &file->datasets[i];
+        rc = add_range_crc(&out->crc32, fd, at, dataset->offset_bytes, file->path);
+        out->crc32 = (uint32_t)crc32_combine(out->crc32, dataset->crc32, dataset->size_bytes);
+        at = dataset->offset_bytes + dataset->size_bytes;
+    }
+    if (rc == FM_OK) {
+        rc = add_range_crc(&out->crc32, fd, at, out->size_bytes, file->path);
+    }
+    close(fd);
+    return rc;
+}
+
+int fm_shard_file_end(fm_shard_file *file, fm_shard_summary *summary)
+{
+    *summary = (fm_shard_summary){ 0 };
+    if (file == NULL) {
+        return FM_OK;
+    }
+    int rc = FM_OK;
+    for (int i = 0; rc == FM_OK && i < file->n_datasets; i++) {
+        if (file->written_bytes[i] != file->datasets[i].size_bytes) {
+            rc = fm_fail(FM_ERR_INTERNAL, "%s: tensor %s was written half", file->path, file->datasets[i].path);
+        }
+    }
+    if (rc == FM_OK) {
+        rc = fm_h5_set_crcs(file->path, file->datasets, file->n_datasets);
+    }
+    if (rc == FM_OK) {
+        rc = fm_path_sync(file->path);
+    }
+    if (rc == FM_OK) {
+        rc = file_crc(summary, file);
+    }
+    fm_shard_file_abandon(file);
+    return rc;
+}
+
+/* One virtual dataset over the slices of all coordinates. */
+static int write_virtual(fm_h5_virtual *file, const fm_layout *layout, const fm_shard_item *item)
+{
+    const fm_tensor_spec *const tensor = &layout->tensors[item->tensor];
+    char path[FM_H5_PATH_BYTES];
+    dataset_path(path, item, layout);
+    FM_TRY(fm_h5_virtual_begin(file, tensor->ndim, tensor->shape));
+    for (int rank = 0; rank < fm_mesh_ranks(&layout->mesh); rank++) {
+        const fm_coord coord = fm_mesh_coord(&layout->mesh, rank);
+        fm_slice slice;
+        char name[NAME_BYTES];
+        if (!owned_slice(&slice, layout, item->tensor, &coord)) {
+            continue;
+        }
+        rank_file_name(name, rank);
+        for (int s = 0; s < slice.n_slabs; s++) {
+            FM_TRY(fm_h5_virtual_map(file, &slice.slabs[s], slice.local_shape, name, path));
+        }
+    }
+    return fm_h5_virtual_end(file, path, item->dtype);
+}
+
+static int write_model_file(fm_shard_summary *summary, const char *dir, const fm_layout *layout, const fm_shard_item *items,
+                            int n_items)
+{
+    char path[FM_PATH_BYTES];
+    fm_h5_virtual *file;
+    FM_TRY(fm_path_join(path, dir, "model.h5"));
+    FM_TRY(fm_h5_virtual_open(&file, path, FM_SHARD_FORMAT_VERSION));
+    int rc = FM_OK;
+    for (int i = 0; rc == FM_OK && i < n_items; i++) {
+        rc = write_virtual(file, layout, &items[i]);
+    }
+    const int closed = fm_h5_virtual_close(file);
+    FM_TRY(rc < 0 ? rc : closed);
+    FM_TRY(fm_path_sync(path));
+    int fd;
+    FM_TRY(fm_file_open(&fd, &summary->size_bytes, path));
+    summary->crc32 = 0;
+    rc = add_range_crc(&summary->crc32, fd, 0, summary->size_bytes, path);
+    close(fd);
+    return rc;
+}
+
+static json_t *file_entry(const char *name, int64_t size_bytes, uint32_t crc32)
+{
+    return json_pack("{s:s, s:I, s:I}", "name", name, "size", (json_int_t)size_bytes, "crc32", (json_int_t)crc32);
+}
+
+/* pairs [mesh ranks][2]: size and CRC of every rank file. */
+static int write_manifest(const char *dir, const fm_layout *layout, const int64_t *pairs, const fm_shard_summary *model,
+                          const json_t *extra)
+{
+    json_t *const manifest = json_pack("{s:i}", "format_version", FM_SHARD_FORMAT_VERSION), *const mesh = json_object();
+    json_t *const files = json_array();
+    char path[FM_PATH_BYTES];
+    for (int d = 0; d < FM_DIMS; d++) {
+        json_object_set_new(mesh, fm_dim_name((enum fm_dim)d), json_integer(layout->mesh.size[d]));
+    }
+    json_object_set_new(manifest, "mesh", mesh);
+    json_array_append_new(files, file_entry("model.h5", model->size_bytes, model->crc32));
+    for (int rank = 0; rank < fm_mesh_ranks(&layout->mesh); rank++) {
+        char name[NAME_BYTES];
+        rank_file_name(name, rank);
+        if (pairs[2 * rank] > 0) {
+            json_array_append_new(files, file_entry(name, pairs[2 * rank], (uint32_t)pairs[2 * rank + 1]));
+        }
+    }
+    json_object_set_new(manifest, "files", files);
+    if (extra != NULL) {
+        json_object_update_missing(manifest, (json_t *)extra);
+    }
+    char *text;
+    size_t text_bytes = 0;
+    int rc = fm_json_print(&text, &text_bytes, manifest, 1);
+    json_decref(manifest);
+    FM_TRY(rc);
+    rc = fm_path_join(path, dir, "manifest.json");
+    if (rc == FM_OK) {
+        rc = fm_file_replace(path, text, text_bytes);
+    }
+    fm_free(text);
+    return rc < 0 ? rc : fm_path_sync(dir);
+}
+
+int fm_shards_finish(const char *dir, const fm_layout *layout, const fm_shard_item *items, int n_items,
+                     const fm_shard_summary *summaries, const json_t *extra, fm_comm *world)
+{
+    const int n_ranks = fm_mesh_ranks(&layout->mesh);
+    int64_t *const pairs = fm_alloc_array(2 * n_ranks, sizeof *pairs, FM_MEMORY_HOST);
+    int rc = fm_comm_agree(world, pairs == NULL ? FM_ERR_MEMORY : FM_OK);
+    for (int rank = 0; rc == FM_OK && rank < n_ranks; rank++) {
+        pairs[2 * rank] = summaries[rank].size_bytes;
+        pairs[2 * rank + 1] = summaries[rank].crc32;
+    }
+    if (rc == FM_OK) {
+        rc = fm_comm_all_reduce(world, pairs, 2 * n_ranks, FM_I64, FM_MAX);
+    }
+    if (rc == FM_OK && fm_comm_rank(world) == 0) {
+        fm_shard_summary model = { 0 };
+        rc = write_model_file(&model, dir, layout, items, n_items);
+        if (rc == FM_OK) {
+            rc = write_manifest(dir, layout, pairs, &model, extra);
+        }
+    }
+    fm_free(pairs);
+    return fm_comm_agree(world, rc);
+}
