@@ -89,7 +89,7 @@ uint32_t fm_crc32c(const void *data, size_t size_bytes)
     return ~crc;
 }
 
-/* TFRecord keeps rotated and shifted checksums, so that a record inside a record is no harm (tensorflow/core/lib/hash/crc32c.h). */
+/* TFRecord rotates and shifts checksums, so that a record inside a record is no harm (tensorflow/core/lib/hash/crc32c.h). */
 static uint32_t masked_crc(const void *data, size_t size_bytes)
 {
     const uint32_t crc = fm_crc32c(data, size_bytes);

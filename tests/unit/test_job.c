@@ -361,17 +361,20 @@ static void the_table_is_in_order(void **state)
 
 static void failing_memory_is_told(void **state)
 {
-    for (int n = 1; n < 400; n += 7) {
+    int n_failed = 0;
+    for (int n = 1; n < 200; n++) {
         fm_job job;
         fm_memory_fail_at(n);
         const int rc = fm_job_load(&job, minimal, strlen(minimal), "fine.ini", NULL, 0, 1);
         fm_memory_fail_at(0);
         assert_true(rc == FM_ERR_MEMORY || rc == FM_OK);
+        n_failed += rc == FM_ERR_MEMORY;
         if (rc == FM_OK) {
             fm_job_clear(&job);
         }
         assert_int_equal(fm_memory_used_bytes(FM_MEMORY_HOST), 0);
     }
+    assert_true(n_failed > 10);
 }
 
 int main(void)
