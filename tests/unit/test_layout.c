@@ -28,8 +28,10 @@ static fm_tensor_spec *add(model *m, const char *name, int64_t rows, int64_t col
 
 static void add_piece(fm_tensor_spec *tensor, int64_t count, enum fm_split split)
 {
-    const fm_piece *const before = &tensor->pieces[tensor->n_pieces - 1];
-    const int64_t start = tensor->n_pieces > 0 ? before->start + before->count : 0;
+    int64_t start = 0;
+    for (int i = 0; i < tensor->n_pieces; i++) {
+        start += tensor->pieces[i].count;
+    }
     tensor->pieces[tensor->n_pieces++] = (fm_piece){.start = start, .count = count, .split = split};
 }
 
