@@ -288,3 +288,14 @@ int fm_comm_new_world(fm_comm **out, const void *mpi_comm)
     MPI_Comm_rank(*(const MPI_Comm *)mpi_comm, &rank);
     return fm_comm_mpi_split(out, "world", mpi_comm, 0, rank);
 }
+
+int fm_comm_ranks_of_node(int *out, const void *mpi_comm)
+{
+    MPI_Comm node;
+    if (MPI_Comm_split_type(*(const MPI_Comm *)mpi_comm, MPI_COMM_TYPE_SHARED, 0, MPI_INFO_NULL, &node) != MPI_SUCCESS) {
+        return fm_fail(FM_ERR_COMM, "the ranks of this machine could not be counted");
+    }
+    MPI_Comm_size(node, out);
+    MPI_Comm_free(&node);
+    return FM_OK;
+}

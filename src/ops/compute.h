@@ -110,6 +110,11 @@ typedef struct {
      * max, sum (of exp(l - max)) and label_logit [N] are updated. Start with -inf, 0, 0. */
     int (*cross_entropy_chunk)(fm_compute *compute, float *max, float *sum, float *label_logit, const float *logits,
                                const int32_t *labels, int64_t start, int64_t N, int64_t n);
+    /* sum *= exp(old_max - new_max): statistics of one rank brought to the maximum of all. */
+    int (*cross_entropy_rescale)(fm_compute *compute, float *sum, const float *old_max, const float *new_max, int64_t N);
+    /* lse = max + log(sum); *loss += sum over N of lse - label_logit, in double, in order. */
+    int (*cross_entropy_finish)(fm_compute *compute, float *lse, double *loss, const float *max, const float *sum,
+                                const float *label_logit, int64_t N);
     /* dlogits [N, n] (in place of logits only where dtype is F32) = scale * (softmax - onehot). */
     int (*cross_entropy_backward)(fm_compute *compute, void *dlogits, enum fm_dtype dtype, const float *logits, const float *lse,
                                   const int32_t *labels, int64_t start, float scale, int64_t N, int64_t n);

@@ -63,6 +63,27 @@ int fm_cpu_cross_entropy_chunk(fm_compute *compute, float *max, float *sum, floa
     return FM_OK;
 }
 
+int fm_cpu_cross_entropy_rescale(fm_compute *compute, float *sum, const float *old_max, const float *new_max, int64_t N)
+{
+    (void)compute;
+    for (int64_t r = 0; r < N; r++) {
+        sum[r] *= expf(old_max[r] - new_max[r]);
+    }
+    return FM_OK;
+}
+
+int fm_cpu_cross_entropy_finish(fm_compute *compute, float *lse, double *loss, const float *max, const float *sum,
+                                const float *label_logit, int64_t N)
+{
+    (void)compute;
+    for (int64_t r = 0; r < N; r++) {
+        const double exact = (double)max[r] + log((double)sum[r]);
+        lse[r] = (float)exact;
+        *loss += exact - (double)label_logit[r];
+    }
+    return FM_OK;
+}
+
 FM_ROW_KERNEL
 static void softmax_row(float *restrict out, const float *restrict x, float lse, float scale, int64_t n)
 {

@@ -4,4 +4,7 @@ libfinemesh_la_SOURCES += \
 	src/train/events.c src/train/events.h \
 	src/train/metrics.c src/train/metrics.h \
 	src/train/options.h \
-	src/train/schedule.c src/train/schedule.h
+	src/train/schedule.c src/train/schedule.h \
+	src/train/loop.c src/train/loop.h \
+	src/train/optimizer.c src/train/optimizer.h \
+	src/train/step.c src/train/step.h

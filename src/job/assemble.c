@@ -1,0 +1,227 @@
+#include "job/assemble.h"
+
+#include <sched.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "base/file.h"
+#include "base/json.h"
+#include "base/log.h"
+#include "ckpt/load.h"
+#include "job/effective.h"
+
+enum { JOB_LIMIT_BYTES = 1 << 20, CONFIG_LIMIT_BYTES = 16 << 20 };
+
+int fm_launch_begin(fm_launch *launch, const void *mpi_comm)
+{
+    *launch = (fm_launch){ .mpi_comm = mpi_comm, .n_ranks = 1 };
+    if (mpi_comm != NULL) {
+        FM_TRY(fm_comm_new_world(&launch->world, mpi_comm));
+        launch->rank = fm_comm_rank(launch->world);
+        launch->n_ranks = fm_comm_size(launch->world);
+    }
+    fm_log_set_speaker(launch->rank == 0);
+    return FM_OK;
+}
+
+void fm_launch_end(fm_launch *launch)
+{
+    fm_comm_destroy(launch->world);
+    launch->world = NULL;
+}
+
+/* A small file that rank 0 reads for all. */
+static int read_for_all(char **text, size_t *size_bytes, const char *path, size_t limit_bytes, fm_comm *world)
+{
+    *text = NULL;
+    *size_bytes = 0;
+    int rc = fm_comm_rank(world) == 0 ? fm_file_read(text, size_bytes, path, limit_bytes) : FM_OK;
+    FM_TRY(fm_comm_agree(world, rc));
+    return fm_comm_broadcast_text(world, text, size_bytes, 0);
+}
+
+int fm_assemble_job(fm_assembly *a, const fm_launch *launch, const char *path, const char *const *overrides, int n_overrides)
+{
+    a->launch = launch;
+    char *text;
+    size_t size_bytes;
+    FM_TRY(read_for_all(&text, &size_bytes, path, JOB_LIMIT_BYTES, launch->world));
+    const int rc = fm_job_load(&a->job, text, size_bytes, path, overrides, n_overrides, launch->n_ranks);
+    fm_free(text);
+    return fm_comm_agree(launch->world, rc);
+}
+
+static int parse_config(fm_assembly *a, const char *path)
+{
+    char *text;
+    size_t size_bytes;
+    FM_TRY(read_for_all(&text, &size_bytes, path, CONFIG_LIMIT_BYTES, a->launch->world));
+    json_t *object = NULL;
+    int rc = fm_json_parse(&object, text, size_bytes, path);
+    if (rc == FM_OK) {
+        rc = fm_config_parse(&a->config, object, path);
+    }
+    json_decref(object);
+    fm_free(text);
+    return fm_comm_agree(a->launch->world, rc);
+}
+
+/* The head's cost in units of a layer, by parameters: what the division of layers over stages weighs. */
+static double head_cost(const fm_config *c)
+{
+    const double layer = (double)c->C * (double)(c->H + c->K) * c->D * 2.0 + 3.0 * (double)c->C * (double)c->F;
+    return (double)c->V * (double)c->C / layer;
+}
+
+static int divide_layers(fm_assembly *a)
+{
+    const int pp = a->mesh.size[FM_PP], L = a->config.L;
+    const int stages = pp * (pp > 1 && a->job.pipeline.schedule == FM_PIPELINE_INTERLEAVED_1F1B ? a->job.pipeline.virtual_stages : 1);
+    const fm_coord coord = fm_mesh_coord(&a->mesh, a->launch->rank);
+    if (stages > L) {
+        return fm_fail(FM_ERR_JOB, "%d pipeline stages for a model of %d layers: every stage needs a layer. Choose pp_size x "
+                       "virtual_stages <= %d.", stages, L, L);
+    }
+    int *const first = fm_alloc_array(stages + 1, sizeof *first, FM_MEMORY_HOST);
+    a->stage_of_layer = fm_alloc_array(L, sizeof *a->stage_of_layer, FM_MEMORY_HOST);
+    a->n_chunks = stages / pp;
+    a->chunks = fm_alloc_array(a->n_chunks, sizeof *a->chunks, FM_MEMORY_HOST);
+    if (first == NULL || a->stage_of_layer == NULL || a->chunks == NULL) {
+        fm_free(first);
+        return FM_ERR_MEMORY;
+    }
+    if (stages == 1) {
+        first[0] = 0;
+        first[1] = L;
+    } else {
+        fm_pipeline_divide(first, L, stages, 0.0, head_cost(&a->config));
+    }
+    for (int s = 0; s < stages; s++) {
+        for (int l = first[s]; l < first[s + 1]; l++) {
+            a->stage_of_layer[l] = s % pp;
+        }
+        if (s % pp == coord.at[FM_PP]) {
+            a->chunks[s / pp] = (fm_chunk){ first[s], first[s + 1] - first[s], s == 0, s == stages - 1 };
+        }
+    }
+    fm_free(first);
+    return FM_OK;
+}
+
+static fm_layout layout_of(const fm_assembly *a)
+{
+    return (fm_layout){
+        .mesh = a->mesh, .heads = { a->config.H, a->config.K, a->config.D }, .n_layers = a->config.L, .n_tensors = a->n_tensors,
+        .tensors = a->tensors, .stage_of_layer = a->stage_of_layer,
+    };
+}
+
+int fm_assemble_config(fm_assembly *a)
+{
+    char path[FM_PATH_BYTES];
+    FM_TRY(fm_path_join(path, a->job.model.path, "config.json"));
+    FM_TRY(parse_config(a, path));
+    int rc = fm_job_mesh(&a->mesh, &a->job, a->launch->n_ranks);
+    if (rc == FM_OK) {
+        rc = fm_config_tensors(&a->tensors, &a->n_tensors, &a->config);
+    }
+    if (rc == FM_OK) {
+        rc = divide_layers(a);
+    }
+    if (rc == FM_OK) {
+        const fm_layout layout = layout_of(a);
+        rc = fm_layout_check(&layout);
+    }
+    return fm_comm_agree(a->launch->world, rc);
+}
+
+/* OpenMP threads of this rank: what the job says, else the cores that the process may use, shared with the ranks beside it. A launcher
+ * that binds ranks to cores has shared them already. */
+static int choose_threads(const fm_assembly *a, int ranks_of_node)
+{
+    if (a->job.device.threads > 0) {
+        return a->job.device.threads;
+    }
+    const long online = sysconf(_SC_NPROCESSORS_ONLN);
+    cpu_set_t allowed;
+    const int usable = sched_getaffinity(0, sizeof allowed, &allowed) == 0 ? CPU_COUNT(&allowed) : (int)online;
+    const int threads = usable < online ? usable : usable / ranks_of_node;
+    return threads > 0 ? threads : 1;
+}
+
+int fm_assemble_mesh(fm_assembly *a)
+{
+    const int tp = a->mesh.size[FM_TP];
+    const fm_head_counts heads = { a->config.H, a->config.K, a->config.D };
+    int *const run = fm_alloc_array(tp, sizeof *run, FM_MEMORY_HOST);
+    if (run == NULL) {
+        return FM_ERR_MEMORY;
+    }
+    for (int t = 0; t < tp; t++) {
+        run[t] = (int)fm_kv_replicas(&heads, tp, t).start;
+    }
+    int ranks_of_node = 1;
+    int rc = a->launch->mpi_comm == NULL ? FM_OK : fm_comm_ranks_of_node(&ranks_of_node, a->launch->mpi_comm);
+    if (rc == FM_OK) {
+        rc = fm_groups_new(&a->groups, &a->mesh, tp > a->config.K ? run : NULL, a->launch->n_ranks > 1 ? a->launch->mpi_comm : NULL);
+    }
+    fm_free(run);
+    if (rc == FM_OK) {
+        rc = fm_device_open_cpu(&a->device, choose_threads(a, ranks_of_node));
+    }
+    if (rc == FM_OK) {
+        rc = fm_compute_new(&a->compute, a->device);
+    }
+    return fm_comm_agree(a->launch->world, rc);
+}
+
+enum fm_dtype fm_assembly_dtype(const fm_assembly *a)
+{
+    return a->job.model.dtype == FM_DTYPE_AUTO ? FM_F32 : (enum fm_dtype)a->job.model.dtype;
+}
+
+static enum fm_keep keep_of(enum fm_recompute recompute)
+{
+    return recompute == FM_RECOMPUTE_FULL ? FM_KEEP_INPUT : recompute == FM_RECOMPUTE_SELECTIVE ? FM_KEEP_ATTENTION : FM_KEEP_ALL;
+}
+
+int fm_assemble_model(fm_assembly *a, const fm_source *source, bool trains)
+{
+    const enum fm_dtype dtype = fm_assembly_dtype(a);
+    const fm_optimizer_options *const o = &a->job.optimizer;
+    const fm_model_setup setup = {
+        .dtype = dtype, .trains = trains,
+        .master_dtype = o->master_dtype == FM_DTYPE_SAME ? dtype : (enum fm_dtype)o->master_dtype,
+        .state_dtype = o->state_dtype == FM_DTYPE_SAME ? dtype : (enum fm_dtype)o->state_dtype,
+        .sequence_parallel = a->job.distributed.sequence_parallel, .keep = keep_of(a->job.distributed.activation_checkpointing),
+    };
+    int rc = source == NULL ? FM_OK : fm_load_take_dtypes(a->tensors, a->n_tensors, source);
+    if (rc == FM_OK) {
+        rc = fm_model_new(&a->model, &a->config, a->tensors, a->n_tensors, a->stage_of_layer, a->chunks, a->n_chunks, a->groups,
+                          a->compute, &setup);
+        a->tensors = NULL;
+        a->stage_of_layer = NULL;
+    }
+    return fm_comm_agree(a->launch->world, rc);
+}
+
+int fm_assemble_weights(fm_assembly *a, fm_source *source)
+{
+    const int rc = source == NULL ? fm_load_random(a->model, (uint64_t)a->job.seed) : fm_load_model(a->model, source);
+    return fm_comm_agree(a->launch->world, rc);
+}
+
+void fm_assembly_clear(fm_assembly *a)
+{
+    fm_model_destroy(a->model);
+    fm_compute_destroy(a->compute);
+    fm_device_close(a->device);
+    fm_groups_destroy(a->groups);
+    fm_config_clear(&a->config);
+    fm_free(a->tensors);
+    fm_free(a->stage_of_layer);
+    fm_free(a->chunks);
+    fm_job_clear(&a->job);
+    *a = (fm_assembly){ .launch = NULL };
+}

@@ -1,0 +1,59 @@
+/* From a job to a model on its mesh: what run, eval, export and load have in common. Every step is one function; a failure on one
+ * rank is a failure on all, with one message. */
+#ifndef FM_JOB_ASSEMBLE_H
+#define FM_JOB_ASSEMBLE_H
+
+#include "ckpt/source.h"
+#include "job/job.h"
+#include "model/model.h"
+#include "parallel/pipeline.h"
+
+/* How the program was started. mpi_comm points to an MPI_Comm, NULL: one rank and no communicator is made. */
+typedef struct {
+    const void *mpi_comm;
+    fm_comm *world;                    /* NULL: one rank */
+    int rank, n_ranks;
+} fm_launch;
+
+/* Everything that stands between the job and its steps. Zeros at first; fm_assembly_clear frees what is there. */
+typedef struct {
+    const fm_launch *launch;           /* borrowed */
+    fm_job job;
+    fm_mesh_shape mesh;
+    fm_groups *groups;
+    fm_device *device;
+    fm_compute *compute;
+    fm_config config;                  /* until the model takes it over */
+    fm_tensor_spec *tensors;           /* likewise */
+    int n_tensors;
+    int *stage_of_layer;               /* likewise */
+    fm_chunk *chunks;                  /* of this rank */
+    int n_chunks;
+    fm_model *model;
+} fm_assembly;
+
+/* Fills in rank and size and makes the world's communicator. Collective on mpi_comm. */
+int fm_launch_begin(fm_launch *launch, const void *mpi_comm);
+void fm_launch_end(fm_launch *launch);
+
+/* The job file (read by rank 0) and overrides, all errors reported at once. Collective on the world. */
+int fm_assemble_job(fm_assembly *a, const fm_launch *launch, const char *path, const char *const *overrides, int n_overrides);
+
+/* config.json (read by rank 0), the mesh, and whether the one fits the other. Nothing is allocated yet. Collective. */
+int fm_assemble_config(fm_assembly *a);
+
+/* Groups, device, and which layers are whose. Collective. */
+int fm_assemble_mesh(fm_assembly *a);
+
+/* The model on the mesh, allocated; weights are zero. The tensors' dtypes are taken from `source` where there is one. Collective. */
+int fm_assemble_model(fm_assembly *a, const fm_source *source, bool trains);
+
+/* Weights from a source of tensors (HF directory, shards), or from the seed where the job says init = random. Collective. */
+int fm_assemble_weights(fm_assembly *a, fm_source *source);
+
+void fm_assembly_clear(fm_assembly *a);
+
+/* The compute dtype of a job: auto is float32 on a CPU. Local. */
+enum fm_dtype fm_assembly_dtype(const fm_assembly *a);
+
+#endif

@@ -1,0 +1,511 @@
+#include "model/model.h"
+
+#include <math.h>
+#include <string.h>
+
+#include "model/ends.h"
+#include "ops/rows.h"
+
+static int64_t local_extent(const fm_model *m, enum fm_role role)
+{
+    for (int t = 0; t < m->n_tensors; t++) {
+        if ((int)role == m->tensors[t].role) {
+            fm_slice slice;
+            fm_coord coord = m->coord;
+            if (m->tensors[t].place == FM_PLACE_LAYER && m->stage_of_layer != NULL) {
+                coord.at[FM_PP] = m->stage_of_layer[m->tensors[t].layer];
+            }
+            fm_layout_slice(&slice, &m->layout, t, &coord);
+            return slice.tp_shape[0];
+        }
+    }
+    return 0;
+}
+
+static void find_dims(fm_model *m)
+{
+    const fm_config *const c = &m->config;
+    const int tp = m->layout.mesh.size[FM_TP];
+    fm_range query, kv;
+    fm_split_heads(&query, &kv, &m->layout.heads, tp, m->coord.at[FM_TP]);
+    m->vocabulary = fm_split_even(c->V, tp, m->coord.at[FM_TP]);
+    fm_block_dims *const d = &m->block.dims;
+    *d = (fm_block_dims){
+        .C = c->C, .F = local_extent(m, FM_ROLE_GATE), .H = (int)query.count, .K = (int)kv.count, .D = c->D,
+        .rotary_dim = c->rope.rotary_dim, .qk_norm = c->qk_norm, .qkv_bias = c->qkv_bias, .o_bias = c->o_bias,
+        .mlp_bias = c->mlp_bias, .norm_eps = c->norm_eps, .scale = (float)(1.0 / sqrt((double)c->D)),
+    };
+    d->Q = (int64_t)(d->H + 2 * d->K) * d->D;
+}
+
+static enum fm_param_sum sum_of(const fm_model *m, const fm_tensor_spec *t)
+{
+    switch ((enum fm_role)t->role) {
+    case FM_ROLE_Q_NORM:
+    case FM_ROLE_K_NORM:
+        return FM_SUM_TP;
+    case FM_ROLE_INPUT_NORM:
+    case FM_ROLE_POST_NORM:
+    case FM_ROLE_FINAL_NORM:
+    case FM_ROLE_O_BIAS:
+    case FM_ROLE_DOWN_BIAS:
+        return m->setup.sequence_parallel ? FM_SUM_TP : FM_SUM_NONE;
+    case FM_ROLE_K:
+    case FM_ROLE_V:
+    case FM_ROLE_K_BIAS:
+    case FM_ROLE_V_BIAS:
+        return m->layout.mesh.size[FM_TP] > m->config.K ? FM_SUM_KV_REPLICAS : FM_SUM_NONE;
+    default:
+        return t->place == FM_PLACE_TIED && m->layout.mesh.size[FM_PP] > 1 ? FM_SUM_ENDS : FM_SUM_NONE;
+    }
+}
+
+/* The unit that a tensor belongs to, made on first sight; -1 where there is no memory. */
+static int unit_for(fm_model *m, const fm_tensor_spec *t)
+{
+    int *place = NULL;
+    switch ((enum fm_role)t->role) {
+    case FM_ROLE_EMBEDDING: place = &m->embedding_unit; break;
+    case FM_ROLE_FINAL_NORM: place = &m->norm_unit; break;
+    case FM_ROLE_HEAD: place = &m->head_unit; break;
+    default: place = &m->unit_of_layer[t->layer]; break;
+    }
+    if (*place < 0) {
+        *place = m->n_units++;
+        m->units[*place].by_chunks = t->role == FM_ROLE_EMBEDDING || t->role == FM_ROLE_HEAD;
+    }
+    return *place;
+}
+
+enum { UNIT_TENSORS = FM_ROLES };
+
+static int add_params(fm_model *m)
+{
+    m->params = fm_alloc_array(m->n_tensors, sizeof *m->params, FM_MEMORY_HOST);
+    m->units = fm_alloc_array(m->config.L + 3, sizeof *m->units, FM_MEMORY_HOST);
+    m->states = fm_alloc_array(m->config.L + 3, sizeof *m->states, FM_MEMORY_HOST);
+    m->unit_of_layer = fm_alloc_array(m->config.L, sizeof *m->unit_of_layer, FM_MEMORY_HOST);
+    if (m->params == NULL || m->units == NULL || m->states == NULL || m->unit_of_layer == NULL) {
+        return FM_ERR_MEMORY;
+    }
+    for (int l = 0; l < m->config.L; l++) {
+        m->unit_of_layer[l] = -1;
+    }
+    for (int t = 0; t < m->n_tensors; t++) {
+        fm_slice slice;
+        fm_layout_slice(&slice, &m->layout, t, &m->coord);
+        if (!slice.held) {
+            continue;
+        }
+        const int u = unit_for(m, &m->tensors[t]);
+        fm_fsdp_unit *const unit = &m->units[u];
+        if (unit->tensors == NULL) {
+            unit->tensors = fm_alloc_array(UNIT_TENSORS, sizeof *unit->tensors, FM_MEMORY_HOST);
+            if (unit->tensors == NULL) {
+                return FM_ERR_MEMORY;
+            }
+        }
+        m->params[m->n_params++] = (fm_param){ t, (enum fm_role)m->tensors[t].role, u, unit->n_tensors, sum_of(m, &m->tensors[t]), slice };
+        unit->tensors[unit->n_tensors++] = (fm_fsdp_tensor){
+            .rows = slice.tp_shape[0], .columns = slice.ndim > 1 ? slice.tp_shape[1] : 1,
+        };
+    }
+    /* a tied head is the embedding, used twice */
+    if (m->config.tied) {
+        m->head_unit = m->embedding_unit;
+    }
+    return FM_OK;
+}
+
+static int alloc_unit(fm_model *m, int u)
+{
+    fm_device *const device = m->compute->device;
+    fm_fsdp_unit *const unit = &m->units[u];
+    const size_t n = (size_t)unit->shard_elements;
+    unit->weight = fm_device_alloc(device, n * fm_dtype_bytes(m->setup.dtype), FM_MEMORY_PARAMETERS);
+    if (unit->weight == NULL) {
+        return FM_ERR_MEMORY;
+    }
+    if (!m->setup.trains) {
+        unit->frozen = true;
+        return FM_OK;
+    }
+    fm_unit_states *const states = &m->states[u];
+    unit->gradient = fm_device_alloc(device, n * sizeof(float), FM_MEMORY_GRADIENTS);
+    states->exp_avg = fm_device_alloc(device, n * fm_dtype_bytes(m->setup.state_dtype), FM_MEMORY_STATES);
+    states->exp_avg_sq = fm_device_alloc(device, n * fm_dtype_bytes(m->setup.state_dtype), FM_MEMORY_STATES);
+    if (unit->gradient == NULL || states->exp_avg == NULL || states->exp_avg_sq == NULL) {
+        return FM_ERR_MEMORY;
+    }
+    if (m->setup.master_dtype != m->setup.dtype) {
+        states->master = fm_device_alloc(device, n * fm_dtype_bytes(m->setup.master_dtype), FM_MEMORY_STATES);
+        return states->master == NULL ? FM_ERR_MEMORY : FM_OK;
+    }
+    return FM_OK;
+}
+
+static int build(fm_model *m, const fm_chunk *chunks)
+{
+    const int ranks = fm_mesh_fsdp_size(&m->layout.mesh);
+    m->chunks = fm_alloc_array(m->n_chunks, sizeof *m->chunks, FM_MEMORY_HOST);
+    if (m->chunks == NULL) {
+        return FM_ERR_MEMORY;
+    }
+    memcpy(m->chunks, chunks, (size_t)m->n_chunks * sizeof *m->chunks);
+    find_dims(m);
+    FM_TRY(add_params(m));
+    for (int u = 0; u < m->n_units; u++) {
+        fm_fsdp_unit_plan(&m->units[u], ranks, fm_mesh_fsdp_index(&m->layout.mesh, &m->coord));
+        FM_TRY(alloc_unit(m, u));
+    }
+    fm_comm *const fsdp = fm_groups_get(m->groups, FM_GROUP_FSDP);
+    FM_TRY(fm_fsdp_new(&m->fsdp, m->units, m->n_units, fsdp, m->compute->device, m->setup.dtype));
+    m->block.compute = m->compute;
+    m->block.dtype = m->setup.dtype;
+    m->block.fsdp = m->fsdp;
+    m->block.region = (fm_region){ .tp = fm_groups_get(m->groups, FM_GROUP_TP), .sequence_parallel = m->setup.sequence_parallel };
+    fm_region_plan(&m->block.region, 1);
+    m->setup.sequence_parallel = m->block.region.sequence_parallel;
+    return FM_OK;
+}
+
+int fm_model_new(fm_model **out, fm_config *config, fm_tensor_spec *tensors, int n_tensors, int *stage_of_layer, const fm_chunk *chunks,
+                 int n_chunks, fm_groups *groups, fm_compute *compute, const fm_model_setup *setup)
+{
+    fm_model *const m = fm_alloc(sizeof *m, FM_MEMORY_HOST);
+    *out = m;
+    if (m == NULL) {
+        fm_config_clear(config);
+        fm_free(tensors);
+        fm_free(stage_of_layer);
+        return FM_ERR_MEMORY;
+    }
+    m->config = *config;
+    *config = (fm_config){ .family = NULL };
+    m->setup = *setup;
+    m->tensors = tensors;
+    m->n_tensors = n_tensors;
+    m->stage_of_layer = stage_of_layer;
+    m->groups = groups;
+    m->coord = fm_groups_coord(groups);
+    m->compute = compute;
+    m->layout = (fm_layout){
+        .mesh = *fm_groups_mesh(groups), .heads = { m->config.H, m->config.K, m->config.D }, .n_layers = m->config.L,
+        .n_tensors = n_tensors, .tensors = tensors, .stage_of_layer = stage_of_layer,
+    };
+    m->n_chunks = n_chunks;
+    m->embedding_unit = m->norm_unit = m->head_unit = -1;
+    const int rc = build(m, chunks);
+    if (rc < 0) {
+        fm_model_destroy(m);
+        *out = NULL;
+    }
+    return rc;
+}
+
+static void free_passes(fm_model *m)
+{
+    fm_device *const device = m->compute->device;
+    for (int s = 0; s < m->n_slots; s++) {
+        fm_slot *const slot = &m->slots[s];
+        fm_device_free(device, slot->memory);
+        fm_device_free(device, slot->ids);
+        fm_free(slot->blocks);
+        fm_free(slot->grads);
+        fm_free(slot->dx);
+    }
+    fm_free(m->slots);
+    m->slots = NULL;
+    m->n_slots = 0;
+    fm_device_free(device, m->workspace);
+    m->workspace = NULL;
+    fm_head_workspace_destroy(m->head, device);
+    m->head = NULL;
+    fm_device_free(device, m->cos);
+    m->cos = NULL;
+}
+
+void fm_model_destroy(fm_model *m)
+{
+    if (m == NULL) {
+        return;
+    }
+    fm_device *const device = m->compute->device;
+    free_passes(m);
+    fm_fsdp_destroy(m->fsdp);
+    for (int u = 0; u < m->n_units; u++) {
+        fm_free(m->units[u].tensors);
+        fm_device_free(device, m->units[u].weight);
+        fm_device_free(device, m->units[u].gradient);
+        fm_device_free(device, m->states[u].master);
+        fm_device_free(device, m->states[u].exp_avg);
+        fm_device_free(device, m->states[u].exp_avg_sq);
+    }
+    fm_free(m->units);
+    fm_free(m->states);
+    fm_free(m->params);
+    fm_free(m->unit_of_layer);
+    fm_free(m->chunks);
+    fm_free(m->tensors);
+    fm_free(m->stage_of_layer);
+    fm_config_clear(&m->config);
+    fm_free(m);
+}
+
+/* Parts of the pass's memory, carved on cache lines; a NULL base only counts. */
+static void *carve(char *base, size_t *used_bytes, int64_t elements, size_t size_bytes)
+{
+    void *const at = base == NULL ? NULL : base + *used_bytes;
+    *used_bytes += ((size_t)elements * size_bytes + 63) / 64 * 64;
+    return at;
+}
+
+static size_t bind_workspace(fm_model *m, char *base, int64_t N)
+{
+    const fm_block_dims *const d = &m->block.dims;
+    const fm_region *const r = &m->block.region;
+    const size_t size = fm_dtype_bytes(m->setup.dtype);
+    const int64_t wide = d->F > (int64_t)d->H * d->D ? d->F : (int64_t)d->H * d->D;
+    size_t used = 0, kept, shared;
+    m->block.h_local = carve(base, &used, r->rows_local * d->C, size);
+    m->block.h = r->sequence_parallel ? carve(base, &used, r->rows_padded * d->C, size) : m->block.h_local;
+    m->block.wide = carve(base, &used, N * wide, size);
+    m->block.delta = carve(base, &used, N * d->H, sizeof(float));
+    for (int i = 0; i < 2; i++) {
+        m->flow[i] = carve(base, &used, r->rows_local * d->C, size);
+    }
+    fm_block_saved unused;
+    fm_block_saved_bind(&unused, &kept, &shared, d, m->setup.dtype, N, r->rows_local, m->setup.keep, NULL, NULL);
+    m->shared_saved = carve(base, &used, (int64_t)shared, 1);
+    return used;
+}
+
+/* Sets the pointers of a slot for N rows; returns the bytes that it needs. */
+static size_t bind_slot(fm_model *m, fm_slot *slot, int n_layers, char *base, int64_t N)
+{
+    const fm_block_dims *const d = &m->block.dims;
+    const fm_region *const r = &m->block.region;
+    const size_t size = fm_dtype_bytes(m->setup.dtype);
+    size_t used = 0;
+    for (int i = 0; i < n_layers; i++) {
+        size_t kept, shared;
+        fm_block_saved_bind(&slot->blocks[i], &kept, &shared, d, m->setup.dtype, N, r->rows_local, m->setup.keep,
+                            base == NULL ? NULL : base + used, m->shared_saved);
+        used += m->setup.trains || i == 0 ? kept : 0;
+        if (!m->setup.trains && i > 0) {   /* without a backward pass one block's activations serve all, the inputs two in turn */
+            slot->blocks[i] = slot->blocks[0];
+            slot->blocks[i].x = m->flow[i % 2];
+        }
+    }
+    slot->out = carve(base, &used, r->rows_local * d->C, size);
+    slot->rstd_out = carve(base, &used, r->rows_local, sizeof(float));
+    if (!m->setup.trains) {
+        return used;
+    }
+    slot->dx[n_layers] = carve(base, &used, r->rows_local * d->C, size);
+    for (int i = n_layers - 1; i >= 0; i--) {
+        /* kept where a weight part comes later, and while the first is on its way to the stage before */
+        const bool own = m->split_backward || (i == 0 && m->layout.mesh.size[FM_PP] > 1);
+        slot->dx[i] = own ? carve(base, &used, r->rows_local * d->C, size) : m->flow[i % 2];
+        if (m->split_backward || i == n_layers - 1) {
+            size_t bytes;
+            fm_block_grads_bind(&slot->grads[i], &bytes, d, m->setup.dtype, N, r->rows_local,
+                                r->sequence_parallel ? r->rows_padded : 0, base == NULL ? NULL : base + used);
+            used += bytes;
+        } else {
+            slot->grads[i] = slot->grads[i + 1];
+        }
+    }
+    return used;
+}
+
+static int alloc_slot(fm_model *m, fm_slot *slot, int64_t N)
+{
+    fm_device *const device = m->compute->device;
+    int n_layers = 0;
+    for (int c = 0; c < m->n_chunks; c++) {
+        n_layers = m->chunks[c].n_layers > n_layers ? m->chunks[c].n_layers : n_layers;
+    }
+    slot->blocks = fm_alloc_array(n_layers, sizeof *slot->blocks, FM_MEMORY_HOST);
+    slot->grads = fm_alloc_array(n_layers, sizeof *slot->grads, FM_MEMORY_HOST);
+    slot->dx = fm_alloc_array(n_layers + 1, sizeof *slot->dx, FM_MEMORY_HOST);
+    if (slot->blocks == NULL || slot->grads == NULL || slot->dx == NULL) {
+        return FM_ERR_MEMORY;
+    }
+    slot->memory = fm_device_alloc(device, bind_slot(m, slot, n_layers, NULL, N), FM_MEMORY_ACTIVATIONS);
+    slot->ids = fm_device_alloc(device, 6 * (size_t)N * sizeof *slot->ids, FM_MEMORY_ACTIVATIONS);
+    if (slot->memory == NULL || slot->ids == NULL) {
+        return FM_ERR_MEMORY;
+    }
+    slot->labels = slot->ids + N;
+    slot->position = slot->labels + N;
+    slot->document = slot->position + N;
+    slot->labelled = slot->document + N;
+    slot->labelled_ids = slot->labelled + N;
+    return FM_OK;
+}
+
+/* cos and sin of every position below padded_T. They depend on T for dynamic rope only. */
+static int fill_rope(fm_model *m, int64_t padded_T)
+{
+    const int half = m->config.rope.rotary_dim / 2;
+    const bool depends_on_T = m->config.rope.type == FM_ROPE_DYNAMIC;
+    if (m->rope_T == padded_T || (m->rope_T > 0 && !depends_on_T)) {
+        return FM_OK;
+    }
+    double *const inv_freq = fm_alloc_array(half, sizeof *inv_freq, FM_MEMORY_HOST);
+    float *const table = fm_alloc_array(2 * m->rope_positions * half, sizeof *table, FM_MEMORY_HOST);
+    if (inv_freq == NULL || table == NULL) {
+        fm_free(inv_freq);
+        fm_free(table);
+        return FM_ERR_MEMORY;
+    }
+    double scale;
+    fm_rope_frequencies(inv_freq, &scale, &m->config, padded_T);
+    for (int64_t p = 0; p < m->rope_positions; p++) {
+        for (int i = 0; i < half; i++) {
+            /* torch multiplies in fp32: so does the angle here */
+            const float angle = (float)p * (float)inv_freq[i];
+            table[p * half + i] = (float)(cos((double)angle) * scale);
+            table[(m->rope_positions + p) * half + i] = (float)(sin((double)angle) * scale);
+        }
+    }
+    const int rc = fm_device_copy_in(m->compute->device, m->cos, table, 2 * (size_t)(m->rope_positions * half) * sizeof *table);
+    fm_free(inv_freq);
+    fm_free(table);
+    m->rope_T = padded_T;
+    return rc;
+}
+
+int fm_model_reserve(fm_model *m, int B, int64_t T, int64_t padded_T, int n_slots, bool split_backward)
+{
+    free_passes(m);
+    fm_device *const device = m->compute->device;
+    const int64_t N = B * T;
+    m->max_B = B;
+    m->max_T = T;
+    m->split_backward = split_backward;
+    m->rope_positions = padded_T;
+    m->rope_T = 0;
+    fm_region_plan(&m->block.region, N);
+    const int half = m->config.rope.rotary_dim / 2;
+    m->workspace = fm_device_alloc(device, bind_workspace(m, NULL, N), FM_MEMORY_WORKSPACE);
+    m->cos = fm_device_alloc(device, 2 * (size_t)(padded_T * half) * sizeof *m->cos, FM_MEMORY_WORKSPACE);
+    m->slots = fm_alloc_array(n_slots, sizeof *m->slots, FM_MEMORY_HOST);
+    if (m->workspace == NULL || m->cos == NULL || m->slots == NULL) {
+        return FM_ERR_MEMORY;
+    }
+    m->sin = m->cos + padded_T * half;
+    bind_workspace(m, m->workspace, N);
+    for (m->n_slots = 0; m->n_slots < n_slots; m->n_slots++) {
+        FM_TRY(alloc_slot(m, &m->slots[m->n_slots], N));
+    }
+    if (m->norm_unit >= 0) {
+        FM_TRY(fm_head_workspace_new(&m->head, m, N, m->block.region.rows_padded, m->block.region.rows_local));
+    }
+    return FM_OK;
+}
+
+int fm_model_select(fm_model *m, const fm_slot *slot)
+{
+    FM_TRY(fill_rope(m, slot->padded_T));
+    fm_region_plan(&m->block.region, slot->B * slot->T);
+    m->block.batch = (fm_block_batch){
+        .B = slot->B, .T = slot->T, .position = slot->position, .document = slot->document, .cos = m->cos, .sin = m->sin,
+    };
+    return FM_OK;
+}
+
+int fm_model_begin(fm_model *m, fm_slot *slot, const fm_chunk *chunk, const fm_microbatch *batch)
+{
+    fm_device *const device = m->compute->device;
+    const int64_t N = batch->B * batch->T;
+    FM_ASSERT(N <= m->max_B * m->max_T && batch->padded_T <= m->rope_positions);
+    slot->B = batch->B;
+    slot->T = batch->T;
+    slot->padded_T = batch->padded_T;
+    slot->loss = 0.0;
+    slot->with_gradients = m->setup.trains && !batch->only_loss;
+    int32_t *const rows = fm_alloc_array(2 * N, sizeof *rows, FM_MEMORY_HOST);
+    if (rows == NULL) {
+        return FM_ERR_MEMORY;
+    }
+    int64_t n = 0;
+    for (int64_t i = 0; i < N; i++) {
+        if (batch->labels[i] >= 0) {
+            rows[n] = (int32_t)i;
+            rows[N + n++] = batch->labels[i];
+        }
+    }
+    slot->n_labelled = n;
+    const size_t bytes = (size_t)N * sizeof *rows;
+    int rc = fm_device_copy_in(device, slot->labelled, rows, (size_t)n * sizeof *rows);
+    rc = rc < 0 ? rc : fm_device_copy_in(device, slot->labelled_ids, rows + N, (size_t)n * sizeof *rows);
+    rc = rc < 0 ? rc : fm_device_copy_in(device, slot->ids, batch->ids, bytes);
+    rc = rc < 0 ? rc : fm_device_copy_in(device, slot->labels, batch->labels, bytes);
+    rc = rc < 0 ? rc : fm_device_copy_in(device, slot->position, batch->position, bytes);
+    rc = rc < 0 ? rc : fm_device_copy_in(device, slot->document, batch->document, bytes);
+    fm_free(rows);
+    FM_TRY(rc);
+    FM_TRY(fm_model_select(m, slot));
+    bind_slot(m, slot, chunk->n_layers, slot->memory, N);
+    return FM_OK;
+}
+
+int64_t fm_model_boundary_rows(const fm_model *m, const fm_slot *slot)
+{
+    fm_region region = m->block.region;
+    fm_region_plan(&region, slot->B * slot->T);
+    return region.rows_local;
+}
+
+fm_param_view fm_model_param(const fm_model *m, int param)
+{
+    const fm_param *const p = &m->params[param];
+    const fm_fsdp_unit *const unit = &m->units[p->unit];
+    const fm_unit_states *const states = &m->states[p->unit];
+    const int64_t at = unit->tensors[p->index].shard_at;
+    return (fm_param_view){
+        .weight = fm_at(unit->weight, m->setup.dtype, at),
+        .master = states->master == NULL ? NULL : fm_at(states->master, m->setup.master_dtype, at),
+        .exp_avg = states->exp_avg == NULL ? NULL : fm_at(states->exp_avg, m->setup.state_dtype, at),
+        .exp_avg_sq = states->exp_avg_sq == NULL ? NULL : fm_at(states->exp_avg_sq, m->setup.state_dtype, at),
+        .gradient = unit->gradient == NULL ? NULL : unit->gradient + at,
+        .elements = unit->tensors[p->index].local_rows * unit->tensors[p->index].columns,
+    };
+}
+
+int fm_model_find_param(const fm_model *m, const char *name)
+{
+    for (int p = 0; p < m->n_params; p++) {
+        if (strcmp(m->tensors[m->params[p].tensor].name, name) == 0) {
+            return p;
+        }
+    }
+    return -1;
+}
+
+static int set_array(const fm_model *m, void *to, enum fm_dtype to_dtype, const void *data, enum fm_dtype dtype, int64_t n)
+{
+    if (to == NULL || n == 0) {
+        return FM_OK;
+    }
+    if (to_dtype == dtype) {
+        return fm_device_copy_in(m->compute->device, to, data, (size_t)n * fm_dtype_bytes(dtype));
+    }
+    void *const converted = fm_alloc_array(n, fm_dtype_bytes(to_dtype), FM_MEMORY_HOST);
+    if (converted == NULL) {
+        return FM_ERR_MEMORY;
+    }
+    fm_dtype_convert(converted, to_dtype, data, dtype, n);
+    const int rc = fm_device_copy_in(m->compute->device, to, converted, (size_t)n * fm_dtype_bytes(to_dtype));
+    fm_free(converted);
+    return rc;
+}
+
+int fm_model_set_param(fm_model *m, int param, const void *data, enum fm_dtype dtype)
+{
+    const fm_param_view view = fm_model_param(m, param);
+    FM_TRY(set_array(m, view.weight, m->setup.dtype, data, dtype, view.elements));
+    return set_array(m, view.master, m->setup.master_dtype, data, dtype, view.elements);
+}

@@ -1,0 +1,199 @@
+#include "train/loop.h"
+
+#include <math.h>
+#include <string.h>
+#include <time.h>
+
+#include "base/memory.h"
+#include "train/optimizer.h"
+#include "train/schedule.h"
+#include "train/step.h"
+
+struct fm_loop {
+    fm_loop_spec spec;
+    fm_optimizer optimizer;
+    fm_order order, validation_order;
+    fm_pipeline pipeline;              /* of a step */
+    fm_pipeline validation_pipeline;   /* of one validation batch */
+    fm_pass pass, validation_pass;
+    int64_t n_steps;
+    double waited_s;                   /* for FSDP's transfers, in the last step */
+};
+
+static double now_s(void)
+{
+    struct timespec t;
+    clock_gettime(CLOCK_MONOTONIC, &t);
+    return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
+}
+
+double fm_loop_flops_per_token(const fm_model *model, int64_t T)
+{
+    const fm_config *const c = &model->config;
+    const double layer = (double)c->C * (2.0 * c->H + 2.0 * c->K) * c->D + 3.0 * (double)c->C * (double)c->F;
+    const double matrices = c->L * layer + (double)c->V * (double)c->C;
+    return 6.0 * matrices + 6.0 * c->L * (double)c->H * c->D * (double)T;
+}
+
+static int64_t longest_row(const fm_loop *loop)
+{
+    fm_dataset_summary summary;
+    int64_t longest = 1;
+    const fm_dataset *const sets[] = { loop->spec.train, loop->spec.validation };
+    for (int i = 0; i < 2; i++) {
+        if (sets[i] != NULL) {
+            fm_dataset_summarize(&summary, sets[i]);
+            longest = summary.longest > longest ? summary.longest : longest;
+        }
+    }
+    const int64_t unit = fm_pass_t_multiple(loop->spec.model);
+    return (longest + unit - 1) / unit * unit;
+}
+
+static int plan(fm_loop *loop)
+{
+    const fm_loop_spec *const s = &loop->spec;
+    fm_model *const m = s->model;
+    const int64_t local = s->batch->local_batch_size, global = s->batch->global_batch_size;
+    const int dp = fm_mesh_dp_size(&m->layout.mesh), pp = m->layout.mesh.size[FM_PP];
+    FM_TRY(fm_order_train(&loop->order, fm_dataset_samples(s->train), global, s->seed, s->data->shuffle));
+    loop->n_steps = s->train_options->steps > 0 ? s->train_options->steps : s->train_options->epochs * loop->order.steps_per_epoch;
+    FM_TRY(fm_schedule_check(s->schedule, loop->n_steps));
+    FM_TRY(fm_pipeline_emit(&loop->pipeline, s->pipeline->schedule, pp, m->n_chunks, (int)(global / (local * dp))));
+    loop->pass = (fm_pass){
+        .model = m, .dataset = s->train, .order = &loop->order, .pipeline = &loop->pipeline, .local_batch_size = local,
+    };
+    if (s->validation != NULL) {
+        loop->validation_order = fm_order_pass(fm_dataset_samples(s->validation), global);
+        FM_TRY(fm_pipeline_emit(&loop->validation_pipeline, s->pipeline->schedule, pp, m->n_chunks, (int)(global / (local * dp))));
+        loop->validation_pass = (fm_pass){
+            .model = m, .dataset = s->validation, .order = &loop->validation_order, .pipeline = &loop->validation_pipeline,
+            .local_batch_size = local,
+        };
+    }
+    bool splits = false;
+    for (int i = 0; i < loop->pipeline.n_rows; i++) {
+        splits = splits || loop->pipeline.rows[i].action == FM_ACTION_BACKWARD_WEIGHT;
+    }
+    const int64_t T = longest_row(loop);
+    return fm_model_reserve(m, (int)local, T / m->layout.mesh.size[FM_CP], T, fm_pipeline_peak(&loop->pipeline, m->coord.at[FM_PP]), splits);
+}
+
+int fm_loop_new(fm_loop **out, const fm_loop_spec *spec)
+{
+    fm_loop *const loop = fm_alloc(sizeof *loop, FM_MEMORY_HOST);
+    *out = loop;
+    if (loop == NULL) {
+        return FM_ERR_MEMORY;
+    }
+    loop->spec = *spec;
+    loop->optimizer.options = spec->optimizer;
+    const int rc = plan(loop);
+    if (rc < 0) {
+        fm_loop_destroy(loop);
+        *out = NULL;
+    }
+    return rc;
+}
+
+void fm_loop_destroy(fm_loop *loop)
+{
+    if (loop != NULL) {
+        fm_pass_clear(&loop->pass);
+        fm_pass_clear(&loop->validation_pass);
+        fm_pipeline_clear(&loop->pipeline);
+        fm_pipeline_clear(&loop->validation_pipeline);
+        fm_free(loop);
+    }
+}
+
+int64_t fm_loop_steps(const fm_loop *loop)
+{
+    return loop->n_steps;
+}
+
+/* Slowest and fastest rank, by the time that they did not wait. */
+static int compare_ranks(fm_loop *loop, fm_step_metrics *metrics, double own_ms)
+{
+    fm_comm *const world = fm_groups_get(loop->spec.model->groups, FM_GROUP_WORLD);
+    const int ranks = fm_comm_size(world), rank = fm_comm_rank(world);
+    double *const times = fm_alloc_array(ranks, sizeof *times, FM_MEMORY_HOST);
+    if (times == NULL) {
+        return FM_ERR_MEMORY;
+    }
+    times[rank] = own_ms;
+    const int rc = fm_comm_all_gather(world, times, times + rank, 1, FM_F64);
+    metrics->slowest_rank = metrics->fastest_rank = 0;
+    for (int r = 1; r < ranks; r++) {
+        metrics->slowest_rank = times[r] > times[metrics->slowest_rank] ? r : metrics->slowest_rank;
+        metrics->fastest_rank = times[r] < times[metrics->fastest_rank] ? r : metrics->fastest_rank;
+    }
+    metrics->slowest_ms = times[metrics->slowest_rank];
+    metrics->fastest_ms = times[metrics->fastest_rank];
+    fm_free(times);
+    return rc;
+}
+
+/* A step without label tokens: nothing is learnt, the schedule goes on. */
+static int update(fm_loop *loop, int64_t step, fm_step_metrics *metrics)
+{
+    fm_model *const m = loop->spec.model;
+    FM_TRY(fm_optimizer_finish_gradients(m));
+    if (loop->spec.on_gradients != NULL) {
+        FM_TRY(loop->spec.on_gradients(loop->spec.context, m, step));
+    }
+    const int rc = fm_optimizer_norm(&metrics->grad_norm, m);
+    if (rc < 0) {
+        return rc == FM_ERR_NUMERIC ? fm_fail_in(rc, "step %lld", (long long)step) : rc;
+    }
+    return metrics->label_tokens == 0 ? FM_OK : fm_optimizer_update(&loop->optimizer, m, metrics->lr, metrics->grad_norm);
+}
+
+int fm_loop_step(fm_loop *loop, int64_t step, fm_step_metrics *metrics)
+{
+    const fm_loop_spec *const s = &loop->spec;
+    const double begin_s = now_s();
+    *metrics = (fm_step_metrics){ .step = step };
+    FM_TRY(fm_batch_count(&metrics->label_tokens, &metrics->tokens, &loop->order, s->train, step));
+    metrics->lr = fm_schedule_lr(s->schedule, s->optimizer->lr, step, loop->n_steps);
+    const double N = metrics->label_tokens > 0 ? (double)metrics->label_tokens : 1.0;
+    double sum;
+    fm_optimizer_begin(s->model);
+    FM_TRY(fm_pass_run(&sum, &loop->pass, step, true, (float)(1.0 / N)));
+    metrics->loss = sum / N;
+    if (!isfinite(metrics->loss)) {    /* the same number on every rank: all leave */
+        return fm_fail(FM_ERR_NUMERIC, "step %lld: the loss is %g", (long long)step, metrics->loss);
+    }
+    FM_TRY(update(loop, step, metrics));
+    const double seconds = now_s() - begin_s;
+    metrics->step_ms = 1e3 * seconds;
+    metrics->tokens_per_s = (double)metrics->tokens / seconds;
+    metrics->memory_bytes = (int64_t)fm_memory_peak_bytes(FM_MEMORY_KINDS);
+    loop->waited_s = fm_fsdp_take_waited_s(s->model->fsdp);
+    if (s->peak_flops > 0.0) {
+        metrics->mfu = metrics->tokens_per_s * fm_loop_flops_per_token(s->model, s->data->seq_length) / s->peak_flops;
+    }
+    return s->report_ranks ? compare_ranks(loop, metrics, 1e3 * (seconds - loop->waited_s)) : FM_OK;
+}
+
+bool fm_loop_must_validate(const fm_loop *loop, int64_t step)
+{
+    const int64_t every = loop->spec.validate->every;
+    return loop->spec.validation != NULL && (step == loop->n_steps || (every > 0 && step % every == 0));
+}
+
+int fm_loop_validate(fm_loop *loop, double *val_loss, int64_t *val_tokens)
+{
+    double total = 0.0;
+    *val_tokens = 0;
+    for (int64_t batch = 1; batch <= loop->validation_order.steps_per_epoch; batch++) {
+        double sum;
+        int64_t label_tokens, tokens;
+        FM_TRY(fm_batch_count(&label_tokens, &tokens, &loop->validation_order, loop->spec.validation, batch));
+        FM_TRY(fm_pass_run(&sum, &loop->validation_pass, batch, false, 0.0f));
+        total += sum;
+        *val_tokens += label_tokens;
+    }
+    *val_loss = *val_tokens > 0 ? total / (double)*val_tokens : 0.0;
+    return FM_OK;
+}

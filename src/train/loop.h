@@ -1,0 +1,53 @@
+/* The training loop: steps, validation, metrics. */
+#ifndef FM_TRAIN_LOOP_H
+#define FM_TRAIN_LOOP_H
+
+#include "data/dataset.h"
+#include "data/options.h"
+#include "model/model.h"
+#include "parallel/options.h"
+#include "train/metrics.h"
+#include "train/options.h"
+
+typedef struct fm_loop fm_loop;
+
+/* What a run is made of; everything is borrowed while the loop lives. */
+typedef struct {
+    fm_model *model;
+    const fm_dataset *train, *validation;  /* validation NULL: none */
+    uint64_t seed;
+    const fm_data_options *data;
+    const fm_batch_options *batch;
+    const fm_train_options *train_options;
+    const fm_optimizer_options *optimizer;
+    const fm_schedule_options *schedule;
+    const fm_validation_options *validate;
+    const fm_pipeline_options *pipeline;
+    bool report_ranks;                 /* the slowest and fastest rank of each step */
+    double peak_flops;                 /* of all ranks together, for MFU; 0: not known */
+    /* Called after the gradients of a step are finished and before the update; NULL: not. Collective on world. */
+    int (*on_gradients)(void *context, fm_model *model, int64_t step);
+    void *context;
+} fm_loop_spec;
+
+/* Checks batch sizes and steps against the data, makes pipeline tables, allocates activations. Errors FM_ERR_JOB. Local. */
+int fm_loop_new(fm_loop **out, const fm_loop_spec *spec);
+void fm_loop_destroy(fm_loop *loop);
+
+/* Number of steps of the run. Local. */
+int64_t fm_loop_steps(const fm_loop *loop);
+
+/* One step; the metrics are complete on every rank. FM_ERR_NUMERIC is agreed upon by all ranks; any other error is this rank's own.
+ * Collective on world. */
+int fm_loop_step(fm_loop *loop, int64_t step, fm_step_metrics *metrics);
+
+/* Whether validation is due after this step. Local. */
+bool fm_loop_must_validate(const fm_loop *loop, int64_t step);
+
+/* Mean loss over the label tokens of all validation samples. Collective on world. */
+int fm_loop_validate(fm_loop *loop, double *val_loss, int64_t *val_tokens);
+
+/* Causal FLOPs of one token, forward and backward: 6 P of the matrices (head, not look-up) + 6 L H D T. Local. */
+double fm_loop_flops_per_token(const fm_model *model, int64_t T);
+
+#endif

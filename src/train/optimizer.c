@@ -1,0 +1,94 @@
+#include "train/optimizer.h"
+
+#include <fnmatch.h>
+#include <math.h>
+#include <string.h>
+
+#include "ops/rows.h"
+
+void fm_optimizer_begin(fm_model *model)
+{
+    for (int u = 0; u < model->n_units; u++) {
+        model->units[u].gradient_is_fresh = true;
+    }
+}
+
+static fm_comm *group_of(const fm_model *model, enum fm_param_sum sum)
+{
+    switch (sum) {
+    case FM_SUM_TP: return fm_groups_get(model->groups, FM_GROUP_TP);
+    case FM_SUM_KV_REPLICAS: return fm_groups_get(model->groups, FM_GROUP_KV_REPLICAS);
+    case FM_SUM_ENDS: return fm_groups_get(model->groups, FM_GROUP_ENDS);
+    default: return NULL;
+    }
+}
+
+int fm_optimizer_finish_gradients(fm_model *model)
+{
+    FM_TRY(fm_fsdp_gradient_finish(model->fsdp));
+    for (int p = 0; p < model->n_params; p++) {
+        fm_comm *const group = group_of(model, model->params[p].sum);
+        const fm_param_view view = fm_model_param(model, p);
+        FM_TRY(fm_comm_all_reduce(group, view.gradient, view.elements, FM_F32, FM_SUM));
+    }
+    fm_comm *const replicas = fm_groups_get(model->groups, FM_GROUP_DP_REPLICATE);
+    for (int u = 0; u < model->n_units; u++) {
+        FM_TRY(fm_comm_all_reduce(replicas, model->units[u].gradient, model->units[u].shard_elements, FM_F32, FM_SUM));
+    }
+    return FM_OK;
+}
+
+int fm_optimizer_norm(double *norm, fm_model *model)
+{
+    double sum = 0.0;
+    int rc = FM_OK;
+    for (int p = 0; p < model->n_params && rc == FM_OK; p++) {
+        const fm_param_view view = fm_model_param(model, p);
+        double squares = 0.0;
+        FM_TRY(model->compute->ops->sum_squares(model->compute, &squares, view.gradient, view.elements));
+        if (!isfinite(squares)) {
+            rc = fm_fail(FM_ERR_NUMERIC, "the gradient of %s is infinite or NaN", model->tensors[model->params[p].tensor].name);
+        }
+        sum += model->params[p].slice.owner ? squares : 0.0;
+    }
+    fm_comm *const world = fm_groups_get(model->groups, FM_GROUP_WORLD);
+    FM_TRY(fm_comm_agree(world, rc));
+    FM_TRY(fm_comm_all_reduce(world, &sum, 1, FM_F64, FM_SUM));
+    *norm = sqrt(sum);
+    return FM_OK;
+}
+
+bool fm_optimizer_decays(const fm_optimizer_options *options, const char *name)
+{
+    const char *at = options->no_decay == NULL ? "" : options->no_decay;
+    while (*at != '\0') {
+        const size_t length = strcspn(at, ",");
+        char pattern[256];
+        snprintf(pattern, sizeof pattern, "%.*s", (int)length, at);
+        if (fnmatch(pattern, name, 0) == 0) {
+            return false;
+        }
+        at += length + (at[length] == ',');
+    }
+    return true;
+}
+
+int fm_optimizer_update(fm_optimizer *optimizer, fm_model *model, double lr, double norm)
+{
+    const fm_optimizer_options *const o = optimizer->options;
+    const double t = (double)++optimizer->updates;
+    const double scale = o->clip_grad_norm > 0 && o->clip_grad_norm < norm + 1e-6 ? o->clip_grad_norm / (norm + 1e-6) : 1.0;
+    fm_adamw_args args = {
+        .lr = (float)lr, .beta1 = (float)o->beta1, .beta2 = (float)o->beta2, .eps = (float)o->eps, .gradient_scale = (float)scale,
+        .correction1 = 1.0 - pow(o->beta1, t), .correction2 = 1.0 - pow(o->beta2, t),
+    };
+    for (int p = 0; p < model->n_params; p++) {
+        const fm_param_view v = fm_model_param(model, p);
+        const bool copies = v.master != NULL;
+        args.weight_decay = fm_optimizer_decays(o, model->tensors[model->params[p].tensor].name) ? (float)o->weight_decay : 0.0f;
+        FM_TRY(model->compute->ops->adamw(model->compute, copies ? v.master : v.weight, model->setup.master_dtype,
+                                          copies ? v.weight : NULL, model->setup.dtype, v.exp_avg, v.exp_avg_sq,
+                                          model->setup.state_dtype, v.gradient, v.elements, &args));
+    }
+    return FM_OK;
+}

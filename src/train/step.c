@@ -1,0 +1,184 @@
+#include "train/step.h"
+
+#include "base/memory.h"
+#include "ops/rows.h"
+
+enum { SAMPLES = 1024 };
+
+/* A slot in use, and what it has sent and not yet seen delivered. */
+typedef struct {
+    int microbatch, chunk;             /* microbatch -1: free */
+    int parts_left;                    /* of the backward pass */
+    fm_request forward_sent, backward_sent;
+} flight;
+
+typedef struct {
+    fm_pass *pass;
+    int64_t step;
+    bool with_gradients;
+    float scale;
+    flight *flights;                   /* [model->n_slots] */
+    double loss;
+} run_state;
+
+void fm_pass_clear(fm_pass *pass)
+{
+    fm_batch_clear(&pass->whole);
+    fm_batch_clear(&pass->cut);
+}
+
+int64_t fm_pass_t_multiple(const fm_model *model)
+{
+    const int cp = model->layout.mesh.size[FM_CP];
+    return cp == 1 ? 1 : 2 * cp;
+}
+
+/* The microbatch as this rank sees it, into a slot. */
+static int begin_microbatch(run_state *run, fm_slot *slot, const fm_chunk *chunk, int microbatch)
+{
+    fm_pass *const pass = run->pass;
+    fm_model *const m = pass->model;
+    const fm_mesh_shape *const mesh = &m->layout.mesh;
+    int64_t samples[SAMPLES];
+    FM_ASSERT(pass->local_batch_size <= SAMPLES);
+    fm_order_microbatch(samples, pass->order, run->step, microbatch, pass->local_batch_size, fm_mesh_dp_index(mesh, &m->coord),
+                        fm_mesh_dp_size(mesh));
+    FM_TRY(fm_batch_fill(&pass->whole, pass->dataset, samples, pass->local_batch_size, fm_pass_t_multiple(m)));
+    const fm_batch *batch = &pass->whole;
+    if (mesh->size[FM_CP] > 1) {
+        FM_TRY(fm_batch_cut(&pass->cut, &pass->whole, mesh->size[FM_CP], m->coord.at[FM_CP]));
+        batch = &pass->cut;
+    }
+    const fm_microbatch micro = {
+        .B = (int)batch->B, .T = batch->T, .padded_T = pass->whole.longest, .ids = batch->ids, .labels = batch->labels,
+        .position = batch->positions, .document = batch->documents, .only_loss = !run->with_gradients,
+    };
+    return fm_model_begin(m, slot, chunk, &micro);
+}
+
+static flight *find_flight(run_state *run, int microbatch, int chunk)
+{
+    for (int s = 0; s < run->pass->model->n_slots; s++) {
+        if (run->flights[s].microbatch == microbatch && (microbatch < 0 || run->flights[s].chunk == chunk)) {
+            return &run->flights[s];
+        }
+    }
+    FM_ASSERT(!"the pipeline table needs a slot that is not there");
+    return NULL;
+}
+
+/* Neighbours in the pipeline: virtual stage s = chunk * ranks + rank. A message is tagged by the stage that gets it. */
+typedef struct {
+    int peer, tag;                     /* peer -1: there is none */
+} link;
+
+static link link_to(const fm_pass *pass, int chunk, int microbatch, int step, int receiver_offset)
+{
+    const fm_pipeline *const p = pass->pipeline;
+    const int rank = pass->model->coord.at[FM_PP], stage = chunk * p->ranks + rank, other = stage + step;
+    if (other < 0 || other >= p->ranks * p->chunks) {
+        return (link){ -1, 0 };
+    }
+    const int receiver = stage + receiver_offset, stages = p->ranks * p->chunks;
+    return (link){ other % p->ranks, (microbatch * stages + receiver) % 16384 * 2 + (step * (receiver_offset == 0 ? -1 : 1) > 0) };
+}
+
+static int send(run_state *run, fm_request *request, const void *data, const fm_slot *slot, link to)
+{
+    const fm_model *const m = run->pass->model;
+    if (to.peer < 0) {
+        return FM_OK;
+    }
+    return fm_comm_begin_send(fm_groups_get(m->groups, FM_GROUP_PP), request, data, fm_model_boundary_rows(m, slot) * m->config.C,
+                              m->setup.dtype, to.peer, to.tag);
+}
+
+static int receive(run_state *run, void *data, const fm_slot *slot, link from)
+{
+    const fm_model *const m = run->pass->model;
+    if (from.peer < 0) {
+        return FM_OK;
+    }
+    fm_request request;
+    FM_TRY(fm_comm_begin_receive(fm_groups_get(m->groups, FM_GROUP_PP), &request, data, fm_model_boundary_rows(m, slot) * m->config.C,
+                                 m->setup.dtype, from.peer, from.tag));
+    return fm_comm_wait(&request);
+}
+
+static int free_flight(flight *f)
+{
+    FM_TRY(fm_comm_wait(&f->forward_sent));
+    FM_TRY(fm_comm_wait(&f->backward_sent));
+    f->microbatch = -1;
+    return FM_OK;
+}
+
+static int run_forward(run_state *run, int microbatch, int c)
+{
+    fm_pass *const pass = run->pass;
+    fm_model *const m = pass->model;
+    const fm_chunk *const chunk = &m->chunks[c];
+    flight *const f = find_flight(run, -1, 0);
+    fm_slot *const slot = &m->slots[f - run->flights];
+    FM_TRY(begin_microbatch(run, slot, chunk, microbatch));
+    FM_TRY(receive(run, slot->blocks[0].x, slot, link_to(pass, c, microbatch, -1, 0)));
+    FM_TRY(fm_stage_forward(m, chunk, slot, run->scale));
+    run->loss += slot->loss;
+    *f = (flight){ .microbatch = microbatch, .chunk = c, .parts_left = 2 };
+    FM_TRY(send(run, &f->forward_sent, slot->out, slot, link_to(pass, c, microbatch, 1, 1)));
+    return run->with_gradients ? FM_OK : free_flight(f);
+}
+
+static int run_backward(run_state *run, int microbatch, int c, bool input, bool weight)
+{
+    fm_pass *const pass = run->pass;
+    fm_model *const m = pass->model;
+    const fm_chunk *const chunk = &m->chunks[c];
+    flight *const f = find_flight(run, microbatch, c);
+    fm_slot *const slot = &m->slots[f - run->flights];
+    if (input) {
+        FM_TRY(receive(run, slot->dx[chunk->n_layers], slot, link_to(pass, c, microbatch, 1, 0)));
+        FM_TRY(fm_stage_backward_input(m, chunk, slot, weight));
+        FM_TRY(send(run, &f->backward_sent, slot->dx[0], slot, link_to(pass, c, microbatch, -1, -1)));
+    } else {
+        FM_TRY(fm_stage_backward_weight(m, chunk, slot));
+    }
+    f->parts_left -= input + weight;
+    return f->parts_left == 0 ? free_flight(f) : FM_OK;
+}
+
+static int run_row(run_state *run, const fm_pipeline_row *row)
+{
+    if (row->action == FM_ACTION_FORWARD) {
+        return run_forward(run, row->microbatch, row->chunk);
+    }
+    if (!run->with_gradients) {
+        return FM_OK;
+    }
+    return run_backward(run, row->microbatch, row->chunk, row->action != FM_ACTION_BACKWARD_WEIGHT,
+                        row->action != FM_ACTION_BACKWARD_INPUT);
+}
+
+int fm_pass_run(double *loss, fm_pass *pass, int64_t step, bool with_gradients, float scale)
+{
+    fm_model *const m = pass->model;
+    const fm_pipeline *const p = pass->pipeline;
+    const int rank = m->coord.at[FM_PP];
+    run_state run = { .pass = pass, .step = step, .with_gradients = with_gradients, .scale = scale };
+    run.flights = fm_alloc_array(m->n_slots, sizeof *run.flights, FM_MEMORY_HOST);
+    if (run.flights == NULL) {
+        return FM_ERR_MEMORY;
+    }
+    for (int s = 0; s < m->n_slots; s++) {
+        run.flights[s].microbatch = -1;
+    }
+    int rc = FM_OK;
+    for (int i = p->first[rank]; i < p->first[rank + 1] && rc == FM_OK; i++) {
+        rc = run_row(&run, &p->rows[i]);
+    }
+    fm_free(run.flights);
+    FM_TRY(rc);
+    /* one rank of each (dp, cp) coordinate counts: tp 0 of the last stage */
+    *loss = m->coord.at[FM_TP] == 0 ? run.loss : 0.0;
+    return fm_comm_all_reduce(fm_groups_get(m->groups, FM_GROUP_WORLD), loss, 1, FM_F64, FM_SUM);
+}
