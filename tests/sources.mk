@@ -3,6 +3,7 @@ unit_tests = \
 	tests/unit/test_base \
 	tests/unit/test_batch \
 	tests/unit/test_config \
+	tests/unit/test_convert \
 	tests/unit/test_dataset \
 	tests/unit/test_dtype \
 	tests/unit/test_ini \
@@ -16,6 +17,7 @@ unit_tests = \
 	tests/unit/test_schedule \
 	tests/unit/test_source
 
+tests_unit_test_convert_SOURCES = tests/unit/test_convert.c tests/unit/ckpt_model.c tests/unit/ckpt_model.h
 tests_unit_test_safetensors_SOURCES = tests/unit/test_safetensors.c tests/unit/ckpt_model.c tests/unit/ckpt_model.h
 tests_unit_test_source_SOURCES = tests/unit/test_source.c tests/unit/ckpt_model.c tests/unit/ckpt_model.h
 

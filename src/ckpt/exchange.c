@@ -80,6 +80,11 @@ static void pick(char *dense, char *rows, const fm_slice *slice, int64_t n_rows,
     }
 }
 
+void fm_exchange_pick(void *dense, const void *rows, const fm_slice *slice, int64_t n_rows, int64_t width, size_t element_bytes)
+{
+    pick(dense, (char *)rows, slice, n_rows, width, element_bytes, true);
+}
+
 int fm_exchange_to_columns(void *local, const void *rows, const fm_layout *layout, int tensor, const fm_coord *coord, fm_comm *tp,
                            int64_t n_rows, size_t element_bytes)
 {

@@ -232,12 +232,16 @@ int fm_h5_set_crcs(const char *path, const fm_h5_dataset *datasets, int n)
     }
     int rc = FM_OK;
     for (int i = 0; rc == FM_OK && i < n; i++) {
-        const hid_t attribute = H5Aopen_by_name(file, datasets[i].path, "crc32", H5P_DEFAULT, H5P_DEFAULT);
+        const hid_t dataset = H5Dopen2(file, datasets[i].path, H5P_DEFAULT);
+        const hid_t attribute = dataset < 0 ? -1 : H5Aopen(dataset, "crc32", H5P_DEFAULT);
         if (attribute < 0 || H5Awrite(attribute, H5T_NATIVE_UINT32, &datasets[i].crc32) < 0) {
             rc = h5_error(path, "write a checksum");
         }
         if (attribute >= 0) {
             H5Aclose(attribute);
+        }
+        if (dataset >= 0) {
+            H5Dclose(dataset);
         }
     }
     if (H5Fclose(file) < 0 && rc == FM_OK) {

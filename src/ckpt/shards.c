@@ -14,13 +14,19 @@
 /* Data is written and summed in pieces that stay in the cache. */
 enum { CHUNK_BYTES = 8 << 20, NAME_BYTES = 32 };
 
+/* How far the caller has come with one local array, and which of its bytes are written. */
+typedef struct {
+    const void *data;
+    int64_t local_bytes, given_bytes, written_bytes;
+    fm_range runs[FM_MAX_PIECES];      /* of the local array, in bytes; a count of 0 ends them */
+} progress;
+
 struct fm_shard_file {
     char path[FM_PATH_BYTES];
     int fd;
     int n_items, n_datasets;
-    const void **data;                 /* [n_items] */
     int *dataset_of;                   /* [n_items] -1: not this coordinate's */
-    int64_t *written_bytes;            /* [n_datasets] */
+    progress *progress;                /* [n_datasets] */
     fm_h5_dataset *datasets;           /* [n_datasets] */
 };
 
@@ -37,11 +43,47 @@ static void dataset_path(char out[FM_H5_PATH_BYTES], const fm_shard_item *item, 
     FM_ASSERT(length < FM_H5_PATH_BYTES);
 }
 
-/* Whether this coordinate writes something of the tensor. */
-static bool owned_slice(fm_slice *slice, const fm_layout *layout, int tensor, const fm_coord *coord)
+/* What this coordinate writes of a tensor: its slice without the slabs that another one owns (a fused qkv whose key/value heads
+ * are replicated). `runs` (NULL: not wanted) are the byte ranges of the local array that stay. False: nothing. */
+static bool owned_slice(fm_slice *slice, fm_range runs[FM_MAX_PIECES], const fm_layout *layout, int tensor, size_t element_bytes,
+                        const fm_coord *coord)
 {
-    fm_layout_slice(slice, layout, tensor, coord);
-    return slice->held && slice->owner && slice->n_slabs > 0;
+    fm_slice whole;
+    fm_layout_slice(&whole, layout, tensor, coord);
+    *slice = whole;
+    slice->n_slabs = 0;
+    if (!whole.held || !whole.owner) {
+        return false;
+    }
+    const int64_t row_bytes = (whole.ndim == 2 ? whole.local_shape[1] : 1) * (int64_t)element_bytes;
+    bool all = true;
+    int64_t rows = 0;
+    for (int s = 0; s < whole.n_slabs; s++) {
+        const fm_slab *const slab = &whole.slabs[s];
+        all = all && slab->owned;
+        if (slab->owned) {
+            if (runs != NULL) {
+                runs[slice->n_slabs] = (fm_range){ slab->local_start[0] * row_bytes, slab->count[0] * row_bytes };
+            }
+            slice->slabs[slice->n_slabs] = *slab;
+            slice->slabs[slice->n_slabs++].local_start[0] = rows;
+            rows += slab->count[0];
+        }
+    }
+    if (all) {
+        *slice = whole;
+        if (runs != NULL) {
+            runs[0] = (fm_range){ 0, (whole.n_slabs == 0 ? 0 : whole.local_shape[0]) * row_bytes };
+            runs[1].count = 0;
+        }
+        return whole.n_slabs > 0;
+    }
+    FM_ASSERT(layout->tensors[tensor].cut_axis == 0);
+    slice->local_shape[0] = rows;
+    if (runs != NULL) {
+        runs[slice->n_slabs].count = 0;
+    }
+    return slice->n_slabs > 0;
 }
 
 /* The pieces must lie one after another on one axis: readers go by that. */
@@ -78,11 +120,10 @@ int fm_shard_file_begin(fm_shard_file **out, const char *dir, const fm_layout *l
     }
     file->fd = -1;
     file->n_items = n_items;
-    file->data = fm_alloc_array(n_items, sizeof *file->data, FM_MEMORY_HOST);
     file->dataset_of = fm_alloc_array(n_items, sizeof *file->dataset_of, FM_MEMORY_HOST);
-    file->written_bytes = fm_alloc_array(n_items, sizeof *file->written_bytes, FM_MEMORY_HOST);
+    file->progress = fm_alloc_array(n_items, sizeof *file->progress, FM_MEMORY_HOST);
     file->datasets = fm_alloc_array(n_items, sizeof *file->datasets, FM_MEMORY_HOST);
-    const bool made = file->data != NULL && file->dataset_of != NULL && file->written_bytes != NULL && file->datasets != NULL;
+    const bool made = file->dataset_of != NULL && file->progress != NULL && file->datasets != NULL;
     int rc = made ? FM_OK : FM_ERR_MEMORY;
     fm_h5_header header = { .format_version = FM_SHARD_FORMAT_VERSION };
     for (int d = 0; d < FM_DIMS; d++) {
@@ -90,10 +131,14 @@ int fm_shard_file_begin(fm_shard_file **out, const char *dir, const fm_layout *l
         header.coordinate[d] = coord->at[d];
     }
     for (int i = 0; rc == FM_OK && i < n_items; i++) {
-        fm_slice slice;
-        file->data[i] = items[i].data;
+        fm_slice slice, whole;
+        progress *const p = &file->progress[file->n_datasets];
+        const size_t element_bytes = fm_dtype_bytes(items[i].dtype);
         file->dataset_of[i] = -1;
-        if (owned_slice(&slice, layout, items[i].tensor, coord)) {
+        if (owned_slice(&slice, p->runs, layout, items[i].tensor, element_bytes, coord)) {
+            fm_layout_slice(&whole, layout, items[i].tensor, coord);
+            p->data = items[i].data;
+            p->local_bytes = whole.local_shape[0] * (whole.ndim == 2 ? whole.local_shape[1] : 1) * (int64_t)element_bytes;
             describe(&file->datasets[file->n_datasets], &items[i], layout, &slice);
             file->dataset_of[i] = file->n_datasets++;
         }
@@ -126,9 +171,8 @@ void fm_shard_file_abandon(fm_shard_file *file)
     if (file->fd >= 0) {
         close(file->fd);
     }
-    fm_free(file->data);
     fm_free(file->dataset_of);
-    fm_free(file->written_bytes);
+    fm_free(file->progress);
     fm_free(file->datasets);
     fm_free(file);
 }
@@ -136,31 +180,47 @@ void fm_shard_file_abandon(fm_shard_file *file)
 int64_t fm_shard_file_item_bytes(const fm_shard_file *file, int item)
 {
     const int dataset = file == NULL ? -1 : file->dataset_of[item];
-    return dataset < 0 ? 0 : file->datasets[dataset].size_bytes;
+    return dataset < 0 ? 0 : file->progress[dataset].local_bytes;
+}
+
+/* The next bytes of a dataset. */
+static int append(fm_shard_file *file, int dataset, const char *data, int64_t size_bytes)
+{
+    fm_h5_dataset *const to = &file->datasets[dataset];
+    int64_t *const written = &file->progress[dataset].written_bytes;
+    FM_ASSERT(*written + size_bytes <= to->size_bytes);
+    for (int64_t done = 0; done < size_bytes;) {
+        const int64_t part_bytes = size_bytes - done < CHUNK_BYTES ? size_bytes - done : CHUNK_BYTES;
+        to->crc32 = fm_crc32(to->crc32, data + done, (size_t)part_bytes);
+        FM_TRY(fm_file_pwrite(file->fd, data + done, (size_t)part_bytes, to->offset_bytes + *written, file->path));
+        *written += part_bytes;
+        done += part_bytes;
+    }
+    return FM_OK;
 }
 
 int fm_shard_file_write(fm_shard_file *file, int item, const void *data, size_t size_bytes)
 {
     FM_ASSERT(file->dataset_of[item] >= 0);
-    fm_h5_dataset *const dataset = &file->datasets[file->dataset_of[item]];
-    int64_t *const written = &file->written_bytes[file->dataset_of[item]];
-    FM_ASSERT(*written + (int64_t)size_bytes <= dataset->size_bytes);
-    for (size_t done = 0; done < size_bytes;) {
-        const size_t part_bytes = size_bytes - done < CHUNK_BYTES ? size_bytes - done : CHUNK_BYTES;
-        const char *const part = (const char *)data + done;
-        dataset->crc32 = fm_crc32(dataset->crc32, part, part_bytes);
-        FM_TRY(fm_file_pwrite(file->fd, part, part_bytes, dataset->offset_bytes + *written, file->path));
-        *written += (int64_t)part_bytes;
-        done += part_bytes;
+    progress *const p = &file->progress[file->dataset_of[item]];
+    const int64_t from = p->given_bytes, to = from + (int64_t)size_bytes;
+    for (int r = 0; r < FM_MAX_PIECES && p->runs[r].count > 0; r++) {
+        const int64_t run_end = p->runs[r].start + p->runs[r].count;
+        const int64_t first = p->runs[r].start > from ? p->runs[r].start : from, last = run_end < to ? run_end : to;
+        if (first < last) {
+            FM_TRY(append(file, file->dataset_of[item], (const char *)data + (first - from), last - first));
+        }
     }
+    p->given_bytes = to;
     return FM_OK;
 }
 
 int fm_shard_file_write_all(fm_shard_file *file)
 {
     for (int i = 0; file != NULL && i < file->n_items; i++) {
-        if (file->data[i] != NULL && file->dataset_of[i] >= 0) {
-            FM_TRY(fm_shard_file_write(file, i, file->data[i], (size_t)file->datasets[file->dataset_of[i]].size_bytes));
+        const int dataset = file->dataset_of[i];
+        if (dataset >= 0 && file->progress[dataset].data != NULL) {
+            FM_TRY(fm_shard_file_write(file, i, file->progress[dataset].data, (size_t)file->progress[dataset].local_bytes));
         }
     }
     return FM_OK;
@@ -220,7 +280,7 @@ int fm_shard_file_end(fm_shard_file *file, fm_shard_summary *summary)
     }
     int rc = FM_OK;
     for (int i = 0; rc == FM_OK && i < file->n_datasets; i++) {
-        if (file->written_bytes[i] != file->datasets[i].size_bytes) {
+        if (file->progress[i].written_bytes != file->datasets[i].size_bytes) {
             rc = fm_fail(FM_ERR_INTERNAL, "%s: tensor %s was written half", file->path, file->datasets[i].path);
         }
     }
@@ -248,7 +308,7 @@ static int write_virtual(fm_h5_virtual *file, const fm_layout *layout, const fm_
         const fm_coord coord = fm_mesh_coord(&layout->mesh, rank);
         fm_slice slice;
         char name[NAME_BYTES];
-        if (!owned_slice(&slice, layout, item->tensor, &coord)) {
+        if (!owned_slice(&slice, NULL, layout, item->tensor, fm_dtype_bytes(item->dtype), &coord)) {
             continue;
         }
         rank_file_name(name, rank);

@@ -37,10 +37,11 @@ typedef struct fm_shard_file fm_shard_file;
 int fm_shard_file_begin(fm_shard_file **out, const char *dir, const fm_layout *layout, const fm_coord *coord,
                         const fm_shard_item *items, int n_items);
 
-/* Bytes that the file takes of an item: 0 where this coordinate does not own it. Local. */
+/* Bytes of the local array of an item, that the file expects: 0 where this coordinate owns nothing of it. Local. */
 int64_t fm_shard_file_item_bytes(const fm_shard_file *file, int item);
 
-/* The next bytes of an item's local array, in C order; the checksum goes on over them. Any one thread. */
+/* The next bytes of an item's local array, in C order; what this coordinate owns of them is written, and summed.
+ * Any one thread. */
 int fm_shard_file_write(fm_shard_file *file, int item, const void *data, size_t size_bytes);
 
 /* Every item that carries its data. Any one thread. */

@@ -1,9 +1,12 @@
 libfinemesh_la_SOURCES += \
+	src/ckpt/convert.c src/ckpt/convert.h \
 	src/ckpt/exchange.c src/ckpt/exchange.h \
 	src/ckpt/h5.c src/ckpt/h5.h \
 	src/ckpt/hf.c src/ckpt/hf.h \
 	src/ckpt/index.c src/ckpt/index.h \
+	src/ckpt/match.c src/ckpt/match.h \
 	src/ckpt/options.h \
+	src/ckpt/publish.c src/ckpt/publish.h \
 	src/ckpt/safetensors.c src/ckpt/safetensors.h \
 	src/ckpt/shard_scan.c src/ckpt/shard_scan.h \
 	src/ckpt/shards.c src/ckpt/shards.h \

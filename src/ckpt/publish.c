@@ -1,0 +1,61 @@
+#include "ckpt/publish.h"
+
+#include <dirent.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <string.h>
+
+int fm_publish_name(char *temporary, const char *dir)
+{
+    char name[FM_PATH_BYTES];
+    FM_TRY(fm_path_join(name, "", dir));
+    for (size_t length = strlen(name); length > 1 && name[length - 1] == '/'; length--) {
+        name[length - 1] = '\0';
+    }
+    if (strlen(name) + sizeof ".tmp" > FM_PATH_BYTES) {
+        return fm_fail(FM_ERR_IO, "%.60s...: the path is too long", name);
+    }
+    strcat(strcpy(temporary, name), ".tmp");
+    return FM_OK;
+}
+
+static bool is_empty(const char *path)
+{
+    DIR *const dir = opendir(path);
+    bool empty = dir != NULL;
+    for (struct dirent *entry; empty && (entry = readdir(dir)) != NULL;) {
+        empty = strcmp(entry->d_name, ".") == 0 || strcmp(entry->d_name, "..") == 0;
+    }
+    if (dir != NULL) {
+        closedir(dir);
+    }
+    return empty;
+}
+
+int fm_publish_begin(const char *temporary, const char *dir, bool (*ours)(const char *dir))
+{
+    if (fm_path_exists(dir) && !ours(dir) && !is_empty(dir)) {
+        return fm_fail(FM_ERR_IO,
+                       "%s: it is there already and is not of the kind that would be written: remove it or choose another "
+                       "name", dir);
+    }
+    FM_TRY(fm_dir_remove(temporary));
+    return fm_dir_make(temporary);
+}
+
+int fm_publish_end(const char *temporary, const char *dir)
+{
+    FM_TRY(fm_path_sync(temporary));
+    if (!fm_path_exists(dir)) {
+        return fm_path_rename(temporary, dir);
+    }
+    if (renameat2(AT_FDCWD, temporary, AT_FDCWD, dir, RENAME_EXCHANGE) == 0) {
+        FM_TRY(fm_dir_remove(temporary));
+        return fm_path_sync(dir);
+    }
+    if (errno != EINVAL && errno != ENOSYS) {
+        return fm_fail(FM_ERR_IO, "%s: cannot exchange it with %s: %s", temporary, dir, strerror(errno));
+    }
+    FM_TRY(fm_dir_remove(dir));        /* a file system that cannot exchange: the old one goes first */
+    return fm_path_rename(temporary, dir);
+}
