@@ -29,6 +29,7 @@ endif
 # Programs that need several ranks: listed here to be built, run by the rows of tests/mesh/testlist.
 mesh_programs = \
 	tests/mesh/test_indexing \
+	tests/mesh/test_context \
 	tests/mesh/test_launch
 check_PROGRAMS += $(mesh_programs)
 

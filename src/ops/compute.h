@@ -31,7 +31,8 @@ typedef struct {
 
 /* One call of attention: queries against one contiguous piece of keys. A key is visible to a query where both have the same
  * document, its position is not greater, and (window > 0) less than `window` smaller. Documents below 0 are padding: such queries
- * give 0, such keys are never seen. Within a batch row, the tokens of a document stand together with positions that rise by 1. */
+ * give 0, such keys are never seen. Within a batch row, the keys of a document stand together with positions that rise by 1; queries
+ * may be two such runs with a gap between (the two chunks of a rank in parallel/context.h). */
 typedef struct {
     enum fm_dtype dtype;
     int B;                             /* batch rows */
