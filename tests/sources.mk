@@ -43,6 +43,7 @@ tests_mesh_yield_shim_la_LIBADD =
 shell_tests = \
 	tests/mesh/run.sh \
 	tests/oracle/live.sh \
+	tests/oracle/models.sh \
 	tests/oracle/tensorboard.sh \
 	tests/style/calls.sh \
 	tests/style/headers.sh \
@@ -50,7 +51,7 @@ shell_tests = \
 TESTS += $(shell_tests)
 dist_check_SCRIPTS += $(shell_tests)
 dist_check_DATA += tests/lib.sh tests/mesh/testlist tests/style/calls.table \
-	tests/oracle/compare.py tests/oracle/oracle.py tests/oracle/random_models.py
+	tests/oracle/compare.py tests/oracle/oracle.py
 
 TEST_EXTENSIONS = .sh
 SH_LOG_DRIVER = env AM_TAP_AWK='$(AWK)' $(SHELL) $(top_srcdir)/build-aux/tap-driver.sh

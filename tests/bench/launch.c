@@ -21,8 +21,9 @@ static int has_line(const char *path)
     char text[4096];
     const int file = open(path, O_RDONLY);
     const ssize_t n = file < 0 ? 0 : read(file, text, sizeof text);
-    if (file >= 0)
+    if (file >= 0) {
         close(file);
+    }
     return n > 0 && memchr(text, '\n', (size_t)n) != NULL;
 }
 
@@ -44,13 +45,15 @@ int main(int argc, char **argv)
     struct rusage usage;
     pid_t ended = 0;
     while (child > 0 && (ended = wait4(child, &status, WNOHANG, &usage)) == 0) {
-        if (first_line == 0 && has_line(argv[2]))
+        if (first_line == 0 && has_line(argv[2])) {
             first_line = now_seconds() - start;
+        }
         nanosleep(&(struct timespec){.tv_nsec = 10000000}, NULL);
     }
     FILE *result = ended == child ? fopen(argv[1], "w") : NULL;
-    if (result == NULL)
+    if (result == NULL) {
         return 99;
+    }
     fprintf(result, "%ld %.3f\n", usage.ru_maxrss, first_line);
     fclose(result);
     return WIFEXITED(status) ? WEXITSTATUS(status) : 99;

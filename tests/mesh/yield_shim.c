@@ -11,8 +11,9 @@ unsigned ucp_worker_progress(void *worker)
 {
     typedef unsigned progress_function(void *);
     static _Thread_local progress_function *next;
-    if (!next)
+    if (!next) {
         *(void **)&next = dlsym(RTLD_NEXT, "ucp_worker_progress");
+    }
     const unsigned events = next(worker);
     if (events == 0) {
         const struct timespec pause = {.tv_sec = 0, .tv_nsec = 20000};

@@ -57,9 +57,7 @@ def read_shards(directory):
         raise SystemExit(f"{directory}: no rank-*.h5")
     for path in files:
         with h5py.File(path, "r") as file:
-            for name, dataset in file.items():
-                if isinstance(dataset, h5py.Dataset):
-                    place_slices(tensors, name, dataset)
+            file.visititems(lambda name, item: place_slices(tensors, name, item) if isinstance(item, h5py.Dataset) else None)
     for name, tensor in tensors.items():
         if numpy.isnan(tensor).any():
             raise SystemExit(f"{directory}: parts of {name} are in no file, or NaN")
@@ -67,7 +65,8 @@ def read_shards(directory):
 
 
 def place_slices(tensors, name, dataset):
-    whole = tensors.setdefault(name, numpy.full(tuple(dataset.attrs["global_shape"]), numpy.nan))
+    """Puts what one rank has of a tensor (GROUP/NAME or NAME) where it belongs in the whole."""
+    whole = tensors.setdefault(name.rsplit("/", 1)[-1], numpy.full(tuple(dataset.attrs["global_shape"]), numpy.nan))
     values = dataset[()].astype(numpy.float64)
     starts, counts = (numpy.reshape(dataset.attrs[key], (-1, values.ndim)) for key in ("slice_start", "slice_count"))
     axis = next(a for a in range(values.ndim) if counts[:, a].sum() == values.shape[a])

@@ -6,7 +6,7 @@ set -f
 # Every source without its comments, as FILE:LINE:TEXT.
 cd "$source_dir" || exit 99
 for file in $(find src include -name '*.[ch]' -o -name '*.cu' | sort); do
-    $FM_CC -x c -fpreprocessed -dD -E "$file" |
+    $FM_CC -x c -w -fpreprocessed -dD -E "$file" |
         awk -v file="$file" '/^# [0-9]+ "/ { line = $2 - 1; next } { line++; print file ":" line ":" $0 }'
 done >"$scratch/code"
 [ -s "$scratch/code" ] || exit 99
