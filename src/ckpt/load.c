@@ -1,46 +1,7 @@
 #include "ckpt/load.h"
 
-#include <stdio.h>
-
 #include "base/memory.h"
 #include "base/random.h"
-
-enum { NAMED = 5 };
-
-int fm_load_take_dtypes(fm_tensor_spec *tensors, int n_tensors, const fm_source *source)
-{
-    char names[NAMED * (FM_NAME_BYTES + 2)] = "";
-    size_t at = 0;
-    int missing = 0;
-    for (int t = 0; t < n_tensors; t++) {
-        const int s = fm_source_find(source, tensors[t].name);
-        if (s < 0) {
-            if (missing++ < NAMED) {
-                at += (size_t)snprintf(names + at, sizeof names - at, "%s%s", missing > 1 ? ", " : "", tensors[t].name);
-            }
-            continue;
-        }
-        const fm_source_tensor *const found = fm_source_get(source, s);
-        tensors[t].dtype = found->dtype;
-        if (found->dtype != FM_F32 && found->dtype != FM_BF16 && found->dtype != FM_F16) {
-            return fm_fail(FM_ERR_UNSUPPORTED, "tensor %s is of type %s; F32, BF16 or F16 was expected", found->name, found->dtype_name);
-        }
-        bool same = found->ndim == tensors[t].ndim;
-        for (int d = 0; same && d < found->ndim; d++) {
-            same = found->shape[d] == tensors[t].shape[d];
-        }
-        if (!same) {
-            return fm_fail(FM_ERR_FORMAT, "tensor %s has shape [%lld, %lld], config.json's sizes make it [%lld, %lld]", found->name,
-                           (long long)found->shape[0], (long long)(found->ndim > 1 ? found->shape[1] : 1),
-                           (long long)tensors[t].shape[0], (long long)(tensors[t].ndim > 1 ? tensors[t].shape[1] : 1));
-        }
-    }
-    if (missing > 0) {
-        return fm_fail(FM_ERR_FORMAT, "%d of the model's %d tensors are missing in the checkpoint: %s%s", missing, n_tensors, names,
-                       missing > NAMED ? ", ..." : "");
-    }
-    return FM_OK;
-}
 
 static int64_t local_elements(const fm_slice *slice)
 {

@@ -5,10 +5,6 @@
 #include "ckpt/source.h"
 #include "model/model.h"
 
-/* Sets the dtype of each tensor to the source's, and checks that it is there with the right shape and a floating type. All that is
- * wrong is reported at once (the first few by name). Local. */
-int fm_load_take_dtypes(fm_tensor_spec *tensors, int n_tensors, const fm_source *source);
-
 /* Reads what this rank holds. Collective on tp. */
 int fm_load_model(fm_model *model, fm_source *source);
 

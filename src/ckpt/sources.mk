@@ -11,4 +11,5 @@ libfinemesh_la_SOURCES += \
 	src/ckpt/shard_scan.c src/ckpt/shard_scan.h \
 	src/ckpt/shards.c src/ckpt/shards.h \
 	src/ckpt/source.c src/ckpt/source.h \
-	src/ckpt/load.c src/ckpt/load.h
+	src/ckpt/load.c src/ckpt/load.h \
+	src/ckpt/save.c src/ckpt/save.h

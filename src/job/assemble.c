@@ -8,8 +8,11 @@
 #include "base/file.h"
 #include "base/json.h"
 #include "base/log.h"
+#include "ckpt/convert.h"
 #include "ckpt/load.h"
+#include "ckpt/match.h"
 #include "job/effective.h"
+#include "job/memory.h"
 
 enum { JOB_LIMIT_BYTES = 1 << 20, CONFIG_LIMIT_BYTES = 16 << 20 };
 
@@ -138,7 +141,7 @@ int fm_assemble_config(fm_assembly *a)
 
 /* OpenMP threads of this rank: what the job says, else the cores that the process may use, shared with the ranks beside it. A launcher
  * that binds ranks to cores has shared them already. */
-static int choose_threads(const fm_assembly *a, int ranks_of_node)
+static int choose_threads(const fm_assembly *a)
 {
     if (a->job.device.threads > 0) {
         return a->job.device.threads;
@@ -146,7 +149,7 @@ static int choose_threads(const fm_assembly *a, int ranks_of_node)
     const long online = sysconf(_SC_NPROCESSORS_ONLN);
     cpu_set_t allowed;
     const int usable = sched_getaffinity(0, sizeof allowed, &allowed) == 0 ? CPU_COUNT(&allowed) : (int)online;
-    const int threads = usable < online ? usable : usable / ranks_of_node;
+    const int threads = usable < online ? usable : usable / a->ranks_of_node;
     return threads > 0 ? threads : 1;
 }
 
@@ -161,14 +164,14 @@ int fm_assemble_mesh(fm_assembly *a)
     for (int t = 0; t < tp; t++) {
         run[t] = (int)fm_kv_replicas(&heads, tp, t).start;
     }
-    int ranks_of_node = 1;
-    int rc = a->launch->mpi_comm == NULL ? FM_OK : fm_comm_ranks_of_node(&ranks_of_node, a->launch->mpi_comm);
+    a->ranks_of_node = 1;
+    int rc = a->launch->mpi_comm == NULL ? FM_OK : fm_comm_ranks_of_node(&a->ranks_of_node, a->launch->mpi_comm);
     if (rc == FM_OK) {
         rc = fm_groups_new(&a->groups, &a->mesh, tp > a->config.K ? run : NULL, a->launch->n_ranks > 1 ? a->launch->mpi_comm : NULL);
     }
     fm_free(run);
     if (rc == FM_OK) {
-        rc = fm_device_open_cpu(&a->device, choose_threads(a, ranks_of_node));
+        rc = fm_device_open_cpu(&a->device, choose_threads(a));
     }
     if (rc == FM_OK) {
         rc = fm_compute_new(&a->compute, a->device);
@@ -186,6 +189,50 @@ static enum fm_keep keep_of(enum fm_recompute recompute)
     return recompute == FM_RECOMPUTE_FULL ? FM_KEEP_INPUT : recompute == FM_RECOMPUTE_SELECTIVE ? FM_KEEP_ATTENTION : FM_KEEP_ALL;
 }
 
+int fm_assemble_shards(fm_assembly *a, fm_source **source)
+{
+    char dir[FM_PATH_BYTES];
+    fm_comm *const world = a->launch->world;
+    const fm_layout layout = layout_of(a);
+    fm_convert_report report;
+    FM_TRY(fm_path_join(dir, a->job.output_dir, "shards"));
+    FM_TRY(fm_convert(&report, dir, a->job.model.path, &layout, a->tensors, true, world, fm_groups_get(a->groups, FM_GROUP_TP)));
+    if (report.reused) {
+        fm_log_print("# shards: %s is up to date\n", dir);
+    } else {
+        fm_log_print("# shards: %s written, %.1f MiB read in %lld requests\n", dir, (double)report.bytes_read / (1 << 20),
+                     (long long)report.requests);
+    }
+    return fm_source_open_shards(source, dir, world);
+}
+
+int fm_assemble_memory(fm_assembly *a, const fm_model_reserve_spec *needs)
+{
+    size_t bytes[FM_MEMORY_KINDS];
+    int64_t all[FM_MEMORY_KINDS + 1] = { 0 }, own = 0;
+    fm_model_estimate(bytes, a->model, needs);
+    for (int k = 0; k < FM_MEMORY_KINDS; k++) {
+        own += (int64_t)bytes[k];
+    }
+    /* the table shows the rank with the largest sum */
+    all[FM_MEMORY_KINDS] = own;
+    FM_TRY(fm_comm_all_reduce(a->launch->world, &all[FM_MEMORY_KINDS], 1, FM_I64, FM_MAX));
+    for (int k = 0; k < FM_MEMORY_KINDS; k++) {
+        all[k] = own == all[FM_MEMORY_KINDS] ? (int64_t)bytes[k] : 0;
+    }
+    FM_TRY(fm_comm_all_reduce(a->launch->world, all, FM_MEMORY_KINDS, FM_I64, FM_MAX));
+    for (int k = 0; k < FM_MEMORY_KINDS; k++) {
+        bytes[k] = (size_t)all[k];
+    }
+    int rc = fm_memory_check(bytes, a->ranks_of_node);
+    FM_TRY(fm_comm_agree(a->launch->world, rc));
+    rc = fm_model_allocate(a->model);
+    if (rc == FM_OK) {
+        rc = fm_model_reserve(a->model, needs);
+    }
+    return fm_comm_agree(a->launch->world, rc);
+}
+
 int fm_assemble_model(fm_assembly *a, const fm_source *source, bool trains)
 {
     const enum fm_dtype dtype = fm_assembly_dtype(a);
@@ -196,7 +243,12 @@ int fm_assemble_model(fm_assembly *a, const fm_source *source, bool trains)
         .state_dtype = o->state_dtype == FM_DTYPE_SAME ? dtype : (enum fm_dtype)o->state_dtype,
         .sequence_parallel = a->job.distributed.sequence_parallel, .keep = keep_of(a->job.distributed.activation_checkpointing),
     };
-    int rc = source == NULL ? FM_OK : fm_load_take_dtypes(a->tensors, a->n_tensors, source);
+    int *const unused = fm_alloc_array(a->n_tensors, sizeof *unused, FM_MEMORY_HOST);
+    int rc = unused == NULL ? FM_ERR_MEMORY : FM_OK;
+    if (rc == FM_OK && source != NULL) {
+        rc = fm_match_tensors(unused, a->tensors, a->n_tensors, source, a->job.model.path);
+    }
+    fm_free(unused);
     if (rc == FM_OK) {
         rc = fm_model_new(&a->model, &a->config, a->tensors, a->n_tensors, a->stage_of_layer, a->chunks, a->n_chunks, a->groups,
                           a->compute, &setup);

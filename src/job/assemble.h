@@ -29,6 +29,7 @@ typedef struct {
     int *stage_of_layer;               /* likewise */
     fm_chunk *chunks;                  /* of this rank */
     int n_chunks;
+    int ranks_of_node;                 /* ranks of this run on this machine */
     fm_model *model;
 } fm_assembly;
 
@@ -45,8 +46,15 @@ int fm_assemble_config(fm_assembly *a);
 /* Groups, device, and which layers are whose. Collective. */
 int fm_assemble_mesh(fm_assembly *a);
 
-/* The model on the mesh, allocated; weights are zero. The tensors' dtypes are taken from `source` where there is one. Collective. */
+/* The shards of the model's checkpoint in OUTPUT_DIR/shards: made, or used again while the source is unchanged; opened as *source.
+ * Collective. */
+int fm_assemble_shards(fm_assembly *a, fm_source **source);
+
+/* The model on the mesh, planned. The tensors' dtypes are taken from `source` where there is one. Collective. */
 int fm_assemble_model(fm_assembly *a, const fm_source *source, bool trains);
+
+/* Says what the model will take on the largest rank and stops where that does not fit; then allocates. Collective. */
+int fm_assemble_memory(fm_assembly *a, const fm_model_reserve_spec *needs);
 
 /* Weights from a source of tensors (HF directory, shards), or from the seed where the job says init = random. Collective. */
 int fm_assemble_weights(fm_assembly *a, fm_source *source);

@@ -4,6 +4,8 @@
 
 #include "base/file.h"
 #include "base/log.h"
+#include "base/memory.h"
+#include "ckpt/save.h"
 #include "job/effective.h"
 #include "job/keys.h"
 #include "train/loop.h"
@@ -27,9 +29,30 @@ static int open_dataset(fm_dataset **out, const run *r, const char *files, const
     return fm_dataset_open(out, &spec, r->a.launch->world);
 }
 
+/* The output directory, with room for this run: an earlier run's metrics stay but where resume = no may overwrite them. */
 static int make_output_dir(const run *r)
 {
-    return fm_comm_agree(r->a.launch->world, r->a.launch->rank == 0 ? fm_dir_make(r->a.job.output_dir) : FM_OK);
+    const fm_job *const job = &r->a.job;
+    char metrics[FM_PATH_BYTES];
+    FM_TRY(fm_dir_make(job->output_dir));
+    FM_TRY(fm_path_join(metrics, job->output_dir, "metrics.jsonl"));
+    if (strcmp(job->checkpoint.resume, "no") == 0 && !job->overwrite && fm_path_exists(metrics)) {
+        return fm_fail(FM_ERR_JOB, "%s holds another run. Choose another job.output_dir, or job.overwrite=yes to start anew in it.",
+                       job->output_dir);
+    }
+    return FM_OK;
+}
+
+/* job.ini beside the results: the same run again. */
+static int save_job(const run *r)
+{
+    char path[FM_PATH_BYTES], *text;
+    size_t size_bytes;
+    FM_TRY(fm_path_join(path, r->a.job.output_dir, "job.ini"));
+    FM_TRY(fm_job_write(&text, &size_bytes, &r->a.job));
+    const int rc = fm_file_replace(path, text, size_bytes);
+    fm_free(text);
+    return rc;
 }
 
 static int open_data(run *r)
@@ -41,37 +64,85 @@ static int open_data(run *r)
     return FM_OK;
 }
 
+/* Gradients of the first step, for whoever compares them. */
+static int save_gradients(void *context, fm_model *model, int64_t step)
+{
+    const fm_job *const job = context;
+    const fm_save_item what = { FM_ARRAY_GRADIENT, "" };
+    return step == 1 ? fm_save(job->log.gradients, model, &what, 1, NULL) : FM_OK;
+}
+
 static int open_loop(run *r)
 {
-    const fm_job *const job = &r->a.job;
+    fm_job *const job = &r->a.job;
     const fm_loop_spec spec = {
         .model = r->a.model, .train = r->train, .validation = r->validation, .seed = (uint64_t)job->seed, .data = &job->data,
         .batch = &job->batch, .train_options = &job->train, .optimizer = &job->optimizer, .schedule = &job->schedule,
         .validate = &job->validation, .pipeline = &job->pipeline, .report_ranks = job->log.ranks,
+        .on_gradients = job->log.gradients[0] != '\0' ? save_gradients : NULL, .context = job,
     };
     return fm_comm_agree(r->a.launch->world, fm_loop_new(&r->loop, &spec));
+}
+
+/* What 0 and auto became: comments of the effective job and a column of the table. */
+static int note_choices(run *r)
+{
+    char mesh[128];
+    fm_job *const job = &r->a.job;
+    fm_mesh_print(mesh, sizeof mesh, &r->a.mesh);
+    FM_TRY(fm_job_note(job, "distributed", "dp_size", "%d ranks: %s", r->a.launch->n_ranks, mesh));
+    FM_TRY(fm_job_note(job, "model", "dtype", "%s", fm_dtype_name(fm_assembly_dtype(&r->a))));
+    return fm_job_note(job, "device", "threads", "%d", r->a.device->threads);
+}
+
+static void print_data(const char *what, const fm_dataset *dataset, double padding)
+{
+    fm_dataset_summary d;
+    fm_dataset_summarize(&d, dataset);
+    fm_log_print("# %s: %lld samples, %lld cut at seq_length, longest %lld tokens; %lld tokens, %lld label tokens", what,
+                 (long long)d.samples, (long long)d.cut_samples, (long long)d.longest, (long long)d.tokens, (long long)d.label_tokens);
+    if (padding >= 0.0) {
+        fm_log_print(", %.1f%% of a microbatch is padding", 100.0 * padding);
+    }
+    fm_log_print("\n");
+}
+
+/* Everything that a person wants to know before the first step. */
+static int introduce(run *r)
+{
+    fm_assembly *const a = &r->a;
+    double padding;
+    fm_job_print(&a->job);
+    fm_log_print("# model: %s, %lld parameters, %s\n", a->model->config.model_type, (long long)fm_config_parameters(&a->model->config),
+                 fm_dtype_name(a->model->setup.dtype));
+    FM_TRY(fm_loop_padding(&padding, r->loop));
+    print_data("training", r->train, padding);
+    if (r->validation != NULL) {
+        print_data("validation", r->validation, -1.0);
+    }
+    FM_TRY(save_job(r));
+    return fm_metrics_open(&r->metrics, a->job.output_dir, 0, fm_loop_steps(r->loop), a->job.log.every);
 }
 
 static int prepare(run *r, const fm_launch *launch, int argc, char **argv)
 {
     FM_TRY(fm_assemble_job(&r->a, launch, argv[0], (const char *const *)argv + 1, argc - 1));
     FM_TRY(fm_assemble_config(&r->a));
-    FM_TRY(make_output_dir(r));
+    FM_TRY(fm_comm_agree(launch->world, launch->rank == 0 ? make_output_dir(r) : FM_OK));
     FM_TRY(fm_assemble_mesh(&r->a));
-    if (r->a.job.model.init == FM_INIT_PRETRAINED) {
-        FM_TRY(fm_source_open(&r->source, r->a.job.model.path, launch->world));
-    }
     FM_TRY(open_data(r));
+    if (r->a.job.model.init == FM_INIT_PRETRAINED) {
+        FM_TRY(fm_assemble_shards(&r->a, &r->source));
+    }
     FM_TRY(fm_assemble_model(&r->a, r->source, true));
+    FM_TRY(open_loop(r));
+    FM_TRY(fm_comm_agree(launch->world, note_choices(r)));
+    const fm_model_reserve_spec needs = fm_loop_needs(r->loop);
+    FM_TRY(fm_assemble_memory(&r->a, &needs));
     FM_TRY(fm_assemble_weights(&r->a, r->source));
     fm_source_close(r->source);
     r->source = NULL;
-    FM_TRY(open_loop(r));
-    int rc = FM_OK;
-    if (launch->rank == 0) {
-        rc = fm_metrics_open(&r->metrics, r->a.job.output_dir, 0, fm_loop_steps(r->loop), r->a.job.log.every);
-    }
-    return fm_comm_agree(launch->world, rc);
+    return fm_comm_agree(launch->world, launch->rank == 0 ? introduce(r) : FM_OK);
 }
 
 static int validate(run *r, int64_t step)

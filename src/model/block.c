@@ -196,14 +196,14 @@ static int leave(fm_block *b, void *out, const void *residual, const void *x, co
     return b->compute->ops->add(b->compute, out, residual, b->dtype, S * C);
 }
 
-static fm_attention_args attention_args(const fm_block *b, int64_t window)
+fm_attention_args fm_block_attention_args(const fm_block *b, int64_t window)
 {
     const fm_block_dims *const d = &b->dims;
     return (fm_attention_args){
         .dtype = b->dtype, .B = b->batch.B, .Tq = b->batch.T, .Tk = b->batch.T, .q_row = b->batch.T, .k_row = b->batch.T,
         .H = d->H, .K = d->K, .D = d->D, .ldq = d->Q, .ldk = d->Q, .ldo = (int64_t)d->H * d->D, .scale = d->scale, .window = window,
         .q_position = b->batch.position, .q_document = b->batch.document,
-        .k_position = b->batch.position, .k_document = b->batch.document,
+        .k_position = b->batch.row_position, .k_document = b->batch.row_document,
     };
 }
 
@@ -235,7 +235,7 @@ static int forward_attention(fm_block *b, fm_block_saved *s, const fm_block_weig
     bias_part biases[3];
     FM_TRY(add_biases(b, s->qkv, d->Q, biases, qkv_biases(biases, d), w, N));
     FM_TRY(finish_queries_and_keys(b, s, w));
-    const fm_attention_args args = attention_args(b, window);
+    const fm_attention_args args = fm_block_attention_args(b, window);
     FM_TRY(fm_context_attention(b->context, b->compute, s->o, s->lse, s->qkv, fm_at(s->qkv, b->dtype, q),
                                 fm_at(s->qkv, b->dtype, q + k), &args));
     const linear_parts o = one_part(b, w, FM_ROLE_O, d->C, q);
@@ -326,7 +326,7 @@ int fm_block_backward_input(fm_block *b, void *dx, fm_block_grads *g, fm_block_s
     FM_TRY(fm_region_enter(&b->region, &dy, g->dy_all, g->dy, d->C, b->dtype));
     const linear_parts o = one_part(b, w, FM_ROLE_O, d->C, q);
     FM_TRY(linear_backward_input(b, b->wide, dy, d->C, &o, N, q));
-    const fm_attention_args args = attention_args(b, window);
+    const fm_attention_args args = fm_block_attention_args(b, window);
     FM_TRY(fm_context_attention_backward(b->context, b->compute, g->dqkv, fm_at(g->dqkv, b->dtype, q), fm_at(g->dqkv, b->dtype, q + k),
                                          b->wide, s->o, s->lse, b->delta, s->qkv, fm_at(s->qkv, b->dtype, q),
                                          fm_at(s->qkv, b->dtype, q + k), &args));

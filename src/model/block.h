@@ -68,6 +68,8 @@ typedef struct {
     int B;                             /* batch rows */
     int64_t T;                         /* tokens of a batch row on this rank */
     const int32_t *position, *document;    /* [B, T] */
+    int64_t row_T;
+    const int32_t *row_position, *row_document;   /* [B, row_T] of the whole row: the keys under cp */
     const float *cos, *sin;            /* [positions, rotary_dim / 2] */
 } fm_block_batch;
 
@@ -95,6 +97,9 @@ void fm_block_saved_bind(fm_block_saved *saved, size_t *kept_bytes, size_t *shar
  * their own, else 0. Local. */
 void fm_block_grads_bind(fm_block_grads *grads, size_t *bytes, const fm_block_dims *dims, enum fm_dtype dtype, int64_t N, int64_t S,
                          int64_t rows_padded, void *memory);
+
+/* How attention is called for the block's batch. Local. */
+fm_attention_args fm_block_attention_args(const fm_block *block, int64_t window);
 
 /* x_out [S, C] from saved->x; fills in the rest of saved. window: of this layer. Collective on tp and cp. */
 int fm_block_forward(fm_block *block, void *x_out, fm_block_saved *saved, const fm_block_weights *weights, int64_t window);

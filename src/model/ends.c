@@ -7,72 +7,41 @@
 /* Logits take about this much memory at a time. */
 enum { LOGITS_BYTES = 48 << 20, LEAST_ROWS = 16 };
 
-static int64_t largest_chunk(const fm_model *m)
+/* Hands out parts of a block of memory, on cache lines; a NULL base only counts. */
+static void *carve(char *base, size_t *used_bytes, int64_t elements, size_t size_bytes)
 {
-    return m->units[m->head_unit].tensors[0].chunk_rows;
+    void *const at = base == NULL ? NULL : base + *used_bytes;
+    *used_bytes += ((size_t)elements * size_bytes + 63) / 64 * 64;
+    return at;
 }
 
-static int alloc(void *out, fm_model *m, int64_t elements, size_t size_bytes, enum fm_memory kind)
+size_t fm_head_workspace_bind(fm_head_workspace *w, const fm_model *m, int64_t N, int64_t N_padded, int64_t S, void *memory)
 {
-    void *const made = fm_device_alloc(m->compute->device, (size_t)elements * size_bytes, kind);
-    memcpy(out, &made, sizeof made);
-    return made == NULL ? FM_ERR_MEMORY : FM_OK;
-}
-
-int fm_head_workspace_new(fm_head_workspace **out, fm_model *m, int64_t N, int64_t N_padded, int64_t S)
-{
-    fm_head_workspace *const w = fm_alloc(sizeof *w, FM_MEMORY_HOST);
-    *out = w;
-    if (w == NULL) {
-        return FM_ERR_MEMORY;
-    }
+    char *const base = memory;
     const int64_t C = m->config.C;
     const size_t size = fm_dtype_bytes(m->setup.dtype);
+    size_t used = 0;
     w->rows = N;
-    w->chunk_words = largest_chunk(m);
+    w->chunk_words = m->units[m->head_unit].tensors[0].chunk_rows;
     w->chunk_rows = LOGITS_BYTES / (w->chunk_words * (int64_t)sizeof(float));
     w->chunk_rows = w->chunk_rows < LEAST_ROWS ? LEAST_ROWS : w->chunk_rows;
     w->chunk_rows = w->chunk_rows > N ? N : w->chunk_rows;
-    FM_TRY(alloc(&w->h_local, m, S * C, size, FM_MEMORY_WORKSPACE));
-    w->h = w->h_local;
-    if (m->setup.sequence_parallel) {
-        FM_TRY(alloc(&w->h, m, N_padded * C, size, FM_MEMORY_WORKSPACE));
+    const int64_t n_logits = w->chunk_rows * w->chunk_words;
+    w->h_local = carve(base, &used, S * C, size);
+    w->h = m->setup.sequence_parallel ? carve(base, &used, N_padded * C, size) : w->h_local;
+    w->x = carve(base, &used, N * C, size);
+    w->logits = carve(base, &used, n_logits, sizeof(float));
+    w->max = carve(base, &used, N, sizeof(float));
+    w->global_max = carve(base, &used, N, sizeof(float));
+    w->sum_label = carve(base, &used, 2 * N, sizeof(float));
+    w->lse = carve(base, &used, N, sizeof(float));
+    if (m->setup.trains) {
+        w->dx = carve(base, &used, N * C, sizeof(float));
+        w->dh_all = carve(base, &used, N_padded * C, sizeof(float));
+        w->dh = carve(base, &used, N_padded * C, size);
+        w->dlogits = m->setup.dtype == FM_F32 ? w->logits : carve(base, &used, n_logits, size);
     }
-    FM_TRY(alloc(&w->x, m, N * C, size, FM_MEMORY_WORKSPACE));
-    FM_TRY(alloc(&w->logits, m, w->chunk_rows * w->chunk_words, sizeof(float), FM_MEMORY_WORKSPACE));
-    FM_TRY(alloc(&w->max, m, N, sizeof(float), FM_MEMORY_WORKSPACE));
-    FM_TRY(alloc(&w->global_max, m, N, sizeof(float), FM_MEMORY_WORKSPACE));
-    FM_TRY(alloc(&w->sum_label, m, 2 * N, sizeof(float), FM_MEMORY_WORKSPACE));
-    FM_TRY(alloc(&w->lse, m, N, sizeof(float), FM_MEMORY_WORKSPACE));
-    if (!m->setup.trains) {
-        return FM_OK;
-    }
-    FM_TRY(alloc(&w->dx, m, N * C, sizeof(float), FM_MEMORY_WORKSPACE));
-    FM_TRY(alloc(&w->dh_all, m, N_padded * C, sizeof(float), FM_MEMORY_WORKSPACE));
-    FM_TRY(alloc(&w->dh, m, N_padded * C, size, FM_MEMORY_WORKSPACE));
-    w->dlogits = w->logits;
-    if (m->setup.dtype != FM_F32) {
-        FM_TRY(alloc(&w->dlogits, m, w->chunk_rows * w->chunk_words, size, FM_MEMORY_WORKSPACE));
-    }
-    return FM_OK;
-}
-
-void fm_head_workspace_destroy(fm_head_workspace *w, fm_device *device)
-{
-    if (w == NULL) {
-        return;
-    }
-    if (w->h != w->h_local) {
-        fm_device_free(device, w->h);
-    }
-    if (w->dlogits != (void *)w->logits) {
-        fm_device_free(device, w->dlogits);
-    }
-    void *const owned[] = { w->h_local, w->x, w->logits, w->max, w->global_max, w->sum_label, w->lse, w->dx, w->dh_all, w->dh };
-    for (size_t i = 0; i < sizeof owned / sizeof owned[0]; i++) {
-        fm_device_free(device, owned[i]);
-    }
-    fm_free(w);
+    return used;
 }
 
 int fm_embedding_forward(fm_model *m, fm_slot *slot)
@@ -123,7 +92,7 @@ typedef struct {
 
 static int make_logits(fm_model *m, const logits_part *p)
 {
-    const fm_head_workspace *const w = m->head;
+    const fm_head_workspace *const w = &m->head;
     const int64_t C = m->config.C;
     fm_gemm_args g = { .in = m->setup.dtype, .out = FM_F32, .trans_b = true, .m = p->rows, .n = p->words, .k = C };
     g.a = fm_at(w->x, m->setup.dtype, p->row * C), g.lda = C, g.b = p->weight, g.ldb = C, g.c = w->logits, g.ldc = p->words;
@@ -132,7 +101,7 @@ static int make_logits(fm_model *m, const logits_part *p)
 
 static int add_statistics(fm_model *m, const fm_slot *slot, const logits_part *p)
 {
-    fm_head_workspace *const w = m->head;
+    fm_head_workspace *const w = &m->head;
     return m->compute->ops->cross_entropy_chunk(m->compute, w->max + p->row, w->sum_label + p->row, w->sum_label + w->rows + p->row,
                                                 w->logits, slot->labelled_ids + p->row, p->word, p->rows, p->words);
 }
@@ -140,7 +109,7 @@ static int add_statistics(fm_model *m, const fm_slot *slot, const logits_part *p
 /* Statistics of rows [row, row + n) over the whole vocabulary: combined over tp; the loss is added to the slot. */
 static int finish_statistics(fm_model *m, fm_slot *slot, int64_t row, int64_t n)
 {
-    fm_head_workspace *const w = m->head;
+    fm_head_workspace *const w = &m->head;
     fm_comm *const tp = fm_groups_get(m->groups, FM_GROUP_TP);
     const fm_ops *const ops = m->compute->ops;
     float *const max = w->max + row, *const all = w->global_max + row, *const sum = w->sum_label + row, *const label = sum + w->rows;
@@ -158,7 +127,7 @@ static int finish_statistics(fm_model *m, fm_slot *slot, int64_t row, int64_t n)
 /* dx of the rows += dlogits W; dW += dlogits^T x. The logits are in the buffer. */
 static int add_gradients(fm_model *m, const fm_slot *slot, const logits_part *p, float *dw, bool first_chunk, float scale)
 {
-    const fm_head_workspace *const w = m->head;
+    const fm_head_workspace *const w = &m->head;
     const enum fm_dtype dtype = m->setup.dtype;
     const int64_t C = m->config.C;
     FM_TRY(m->compute->ops->cross_entropy_backward(m->compute, w->dlogits, dtype, w->logits, w->lse + p->row, slot->labelled_ids + p->row,
@@ -174,7 +143,7 @@ static int add_gradients(fm_model *m, const fm_slot *slot, const logits_part *p,
 /* The statistics' start values: -inf, 0, 0. */
 static int clear_statistics(fm_model *m)
 {
-    fm_head_workspace *const w = m->head;
+    fm_head_workspace *const w = &m->head;
     float *const start = fm_alloc_array(w->rows, sizeof *start, FM_MEMORY_HOST);
     if (start == NULL) {
         return FM_ERR_MEMORY;
@@ -191,7 +160,7 @@ static int clear_statistics(fm_model *m)
 static void next_rows(logits_part *p, const fm_model *m, const fm_slot *slot, int64_t row)
 {
     p->row = row;
-    p->rows = slot->n_labelled - row < m->head->chunk_rows ? slot->n_labelled - row : m->head->chunk_rows;
+    p->rows = slot->n_labelled - row < m->head.chunk_rows ? slot->n_labelled - row : m->head.chunk_rows;
 }
 
 /* One vocabulary chunk on this rank: the logits of a run of rows serve for the loss and, at once, for the gradients. */
@@ -204,7 +173,7 @@ static int loss_of_whole_vocabulary(fm_model *m, fm_slot *slot, float scale)
         FM_TRY(fm_fsdp_chunk_gradient_begin(m->fsdp, m->head_unit, 0, &dw));
     }
     logits_part p = { .word = m->vocabulary.start, .words = m->vocabulary.count, .weight = weight };
-    for (int64_t row = 0; row < slot->n_labelled; row += m->head->chunk_rows) {
+    for (int64_t row = 0; row < slot->n_labelled; row += m->head.chunk_rows) {
         next_rows(&p, m, slot, row);
         FM_TRY(make_logits(m, &p));
         FM_TRY(add_statistics(m, slot, &p));
@@ -232,7 +201,7 @@ static int pass_over_chunks(fm_model *m, fm_slot *slot, bool for_gradients, floa
             FM_TRY(fm_fsdp_chunk_gradient_begin(m->fsdp, m->head_unit, j, &dw));
         }
         p.weight = weight;
-        for (int64_t row = 0; row < slot->n_labelled && p.words > 0; row += m->head->chunk_rows) {
+        for (int64_t row = 0; row < slot->n_labelled && p.words > 0; row += m->head.chunk_rows) {
             next_rows(&p, m, slot, row);
             FM_TRY(make_logits(m, &p));
             FM_TRY(for_gradients ? add_gradients(m, slot, &p, dw, j == 0, scale) : add_statistics(m, slot, &p));
@@ -260,10 +229,10 @@ static int final_norm(fm_model *m, fm_slot *slot, const void **h)
     const int64_t C = m->config.C;
     void *norm_weight;
     FM_TRY(fm_fsdp_acquire(m->fsdp, m->norm_unit, &norm_weight));
-    FM_TRY(m->compute->ops->rmsnorm(m->compute, m->head->h_local, C, slot->rstd_out, slot->out, C, norm_weight, m->setup.dtype,
+    FM_TRY(m->compute->ops->rmsnorm(m->compute, m->head.h_local, C, slot->rstd_out, slot->out, C, norm_weight, m->setup.dtype,
                                     r->rows_local, 1, C, m->config.norm_eps));
     fm_fsdp_release(m->fsdp, m->norm_unit);
-    return fm_region_enter(r, h, m->head->h, m->head->h_local, C, m->setup.dtype);
+    return fm_region_enter(r, h, m->head.h, m->head.h_local, C, m->setup.dtype);
 }
 
 /* dx[n_layers] and the final norm's gradient from the labelled rows' gradient. */
@@ -271,7 +240,7 @@ static int backward_through_final_norm(fm_model *m, fm_slot *slot, int n_layers)
 {
     const fm_region *const r = &m->block.region;
     const fm_ops *const ops = m->compute->ops;
-    fm_head_workspace *const w = m->head;
+    fm_head_workspace *const w = &m->head;
     const enum fm_dtype dtype = m->setup.dtype;
     const int64_t C = m->config.C;
     FM_TRY(fm_device_zero(m->compute->device, w->dh_all, (size_t)(r->rows_padded * C) * sizeof(float)));
@@ -300,7 +269,7 @@ int fm_head_forward(fm_model *m, fm_slot *slot, int n_layers, float scale)
     slot->loss = 0.0;
     FM_TRY(final_norm(m, slot, &h));
     /* only rows with a label take part: they are brought together */
-    FM_TRY(m->compute->ops->embedding(m->compute, m->head->x, slot->labelled, h, 0, m->block.region.rows, false, m->setup.dtype,
+    FM_TRY(m->compute->ops->embedding(m->compute, m->head.x, slot->labelled, h, 0, m->block.region.rows, false, m->setup.dtype,
                                       slot->n_labelled, m->config.C));
     FM_TRY(clear_statistics(m));
     if (fm_fsdp_chunks(m->fsdp) == 1) {
@@ -316,7 +285,7 @@ int fm_head_logits(fm_model *m, fm_slot *slot, float *logits)
     const int64_t N = m->block.region.rows, C = m->config.C, words = m->vocabulary.count;
     const void *h;
     FM_TRY(final_norm(m, slot, &h));
-    FM_TRY(fm_device_copy(m->compute->device, m->head->x, h, (size_t)(N * C) * fm_dtype_bytes(m->setup.dtype)));
+    FM_TRY(fm_device_copy(m->compute->device, m->head.x, h, (size_t)(N * C) * fm_dtype_bytes(m->setup.dtype)));
     for (int j = 0; j < fm_fsdp_chunks(m->fsdp); j++) {
         void *weight;
         logits_part p = { .row = 0 };
@@ -324,12 +293,12 @@ int fm_head_logits(fm_model *m, fm_slot *slot, float *logits)
         FM_TRY(fm_fsdp_chunk_acquire(m->fsdp, m->head_unit, j, &weight));
         FM_TRY(fm_fsdp_chunk_prefetch(m->fsdp, m->head_unit, j + 1));
         p.weight = weight;
-        for (int64_t row = 0; row < N && p.words > 0; row += m->head->chunk_rows) {
+        for (int64_t row = 0; row < N && p.words > 0; row += m->head.chunk_rows) {
             p.row = row;
-            p.rows = N - row < m->head->chunk_rows ? N - row : m->head->chunk_rows;
+            p.rows = N - row < m->head.chunk_rows ? N - row : m->head.chunk_rows;
             FM_TRY(make_logits(m, &p));
             for (int64_t r = 0; r < p.rows; r++) {
-                FM_TRY(fm_device_copy_out(m->compute->device, logits + (row + r) * words + p.word, m->head->logits + r * p.words,
+                FM_TRY(fm_device_copy_out(m->compute->device, logits + (row + r) * words + p.word, m->head.logits + r * p.words,
                                           (size_t)p.words * sizeof *logits));
             }
         }

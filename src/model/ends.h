@@ -5,25 +5,9 @@
 
 #include "model/model.h"
 
-/* Buffers of the head, for n labelled rows at most. */
-typedef struct fm_head_workspace {
-    int64_t rows;                      /* capacity in labelled rows */
-    int64_t chunk_rows;                /* rows whose logits exist at a time */
-    int64_t chunk_words;               /* words of the largest vocabulary chunk */
-    void *h;                           /* [N padded, C] final norm's output, all rows */
-    void *h_local;                     /* [S, C] */
-    void *x;                           /* [rows, C] labelled rows of it */
-    float *dx;                         /* [rows, C] gradient of them */
-    float *dh_all;                     /* [N padded, C] scattered back */
-    void *dh;                          /* [N padded, C] in the compute dtype */
-    float *logits;                     /* [chunk_rows, chunk_words] */
-    void *dlogits;                     /* the same in the compute dtype; logits itself where that is fp32 */
-    float *max, *global_max, *sum_label, *lse;   /* [rows], [rows], [2 rows]: sums, then label logits; [rows] */
-} fm_head_workspace;
-
-/* Allocates, for N tokens. Local. */
-int fm_head_workspace_new(fm_head_workspace **out, fm_model *model, int64_t N, int64_t N_padded, int64_t S);
-void fm_head_workspace_destroy(fm_head_workspace *head, fm_device *device);
+/* Sets the pointers of the head's workspace into memory (NULL: none) for N tokens, N_padded and S of the region; returns the bytes that it
+ * takes. Local. */
+size_t fm_head_workspace_bind(fm_head_workspace *head, const fm_model *model, int64_t N, int64_t N_padded, int64_t S, void *memory);
 
 /* blocks[0].x [S, C] = embedding of the slot's ids. Collective on tp and fsdp. */
 int fm_embedding_forward(fm_model *model, fm_slot *slot);

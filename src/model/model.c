@@ -117,31 +117,42 @@ static int add_params(fm_model *m)
     return FM_OK;
 }
 
+/* Bytes of a unit's arrays by what they are for; 0: it has none. */
+typedef struct {
+    size_t weight, gradient, state, master;
+} unit_bytes;
+
+static unit_bytes bytes_of_unit(const fm_model *m, const fm_fsdp_unit *unit)
+{
+    const size_t n = (size_t)unit->shard_elements;
+    const fm_model_setup *const s = &m->setup;
+    return (unit_bytes){
+        .weight = n * fm_dtype_bytes(s->dtype), .gradient = s->trains ? n * sizeof(float) : 0,
+        .state = s->trains ? n * fm_dtype_bytes(s->state_dtype) : 0,
+        .master = s->trains && s->master_dtype != s->dtype ? n * fm_dtype_bytes(s->master_dtype) : 0,
+    };
+}
+
+/* *out = memory of so many bytes; NULL, without error, where they are 0. */
+static int alloc_array(void **out, fm_model *m, size_t size_bytes, enum fm_memory kind)
+{
+    *out = size_bytes == 0 ? NULL : fm_device_alloc(m->compute->device, size_bytes, kind);
+    return size_bytes > 0 && *out == NULL ? FM_ERR_MEMORY : FM_OK;
+}
+
 static int alloc_unit(fm_model *m, int u)
 {
-    fm_device *const device = m->compute->device;
     fm_fsdp_unit *const unit = &m->units[u];
-    const size_t n = (size_t)unit->shard_elements;
-    unit->weight = fm_device_alloc(device, n * fm_dtype_bytes(m->setup.dtype), FM_MEMORY_PARAMETERS);
-    if (unit->weight == NULL) {
-        return FM_ERR_MEMORY;
-    }
-    if (!m->setup.trains) {
-        unit->frozen = true;
-        return FM_OK;
-    }
     fm_unit_states *const states = &m->states[u];
-    unit->gradient = fm_device_alloc(device, n * sizeof(float), FM_MEMORY_GRADIENTS);
-    states->exp_avg = fm_device_alloc(device, n * fm_dtype_bytes(m->setup.state_dtype), FM_MEMORY_STATES);
-    states->exp_avg_sq = fm_device_alloc(device, n * fm_dtype_bytes(m->setup.state_dtype), FM_MEMORY_STATES);
-    if (unit->gradient == NULL || states->exp_avg == NULL || states->exp_avg_sq == NULL) {
-        return FM_ERR_MEMORY;
-    }
-    if (m->setup.master_dtype != m->setup.dtype) {
-        states->master = fm_device_alloc(device, n * fm_dtype_bytes(m->setup.master_dtype), FM_MEMORY_STATES);
-        return states->master == NULL ? FM_ERR_MEMORY : FM_OK;
-    }
-    return FM_OK;
+    const unit_bytes bytes = bytes_of_unit(m, unit);
+    void *gradient;
+    unit->frozen = !m->setup.trains;
+    FM_TRY(alloc_array(&unit->weight, m, bytes.weight, FM_MEMORY_PARAMETERS));
+    FM_TRY(alloc_array(&gradient, m, bytes.gradient, FM_MEMORY_GRADIENTS));
+    unit->gradient = gradient;
+    FM_TRY(alloc_array(&states->exp_avg, m, bytes.state, FM_MEMORY_STATES));
+    FM_TRY(alloc_array(&states->exp_avg_sq, m, bytes.state, FM_MEMORY_STATES));
+    return alloc_array(&states->master, m, bytes.master, FM_MEMORY_STATES);
 }
 
 static int build(fm_model *m, const fm_chunk *chunks)
@@ -156,13 +167,9 @@ static int build(fm_model *m, const fm_chunk *chunks)
     FM_TRY(add_params(m));
     for (int u = 0; u < m->n_units; u++) {
         fm_fsdp_unit_plan(&m->units[u], ranks, fm_mesh_fsdp_index(&m->layout.mesh, &m->coord));
-        FM_TRY(alloc_unit(m, u));
     }
-    fm_comm *const fsdp = fm_groups_get(m->groups, FM_GROUP_FSDP);
-    FM_TRY(fm_fsdp_new(&m->fsdp, m->units, m->n_units, fsdp, m->compute->device, m->setup.dtype));
     m->block.compute = m->compute;
     m->block.dtype = m->setup.dtype;
-    m->block.fsdp = m->fsdp;
     m->block.region = (fm_region){ .tp = fm_groups_get(m->groups, FM_GROUP_TP), .sequence_parallel = m->setup.sequence_parallel };
     fm_region_plan(&m->block.region, 1);
     m->setup.sequence_parallel = m->block.region.sequence_parallel;
@@ -203,6 +210,13 @@ int fm_model_new(fm_model **out, fm_config *config, fm_tensor_spec *tensors, int
     return rc;
 }
 
+static void free_slot_lists(fm_slot *slot)
+{
+    fm_free(slot->blocks);
+    fm_free(slot->grads);
+    fm_free(slot->dx);
+}
+
 static void free_passes(fm_model *m)
 {
     fm_device *const device = m->compute->device;
@@ -210,17 +224,13 @@ static void free_passes(fm_model *m)
         fm_slot *const slot = &m->slots[s];
         fm_device_free(device, slot->memory);
         fm_device_free(device, slot->ids);
-        fm_free(slot->blocks);
-        fm_free(slot->grads);
-        fm_free(slot->dx);
+        free_slot_lists(slot);
     }
     fm_free(m->slots);
     m->slots = NULL;
     m->n_slots = 0;
     fm_device_free(device, m->workspace);
     m->workspace = NULL;
-    fm_head_workspace_destroy(m->head, device);
-    m->head = NULL;
     fm_device_free(device, m->cos);
     m->cos = NULL;
 }
@@ -233,6 +243,7 @@ void fm_model_destroy(fm_model *m)
     fm_device *const device = m->compute->device;
     free_passes(m);
     fm_fsdp_destroy(m->fsdp);
+    fm_context_destroy(m->block.context);
     for (int u = 0; u < m->n_units; u++) {
         fm_free(m->units[u].tensors);
         fm_device_free(device, m->units[u].weight);
@@ -262,6 +273,7 @@ static void *carve(char *base, size_t *used_bytes, int64_t elements, size_t size
 
 static size_t bind_workspace(fm_model *m, char *base, int64_t N)
 {
+    /* the region is planned for N rows */
     const fm_block_dims *const d = &m->block.dims;
     const fm_region *const r = &m->block.region;
     const size_t size = fm_dtype_bytes(m->setup.dtype);
@@ -277,6 +289,9 @@ static size_t bind_workspace(fm_model *m, char *base, int64_t N)
     fm_block_saved unused;
     fm_block_saved_bind(&unused, &kept, &shared, d, m->setup.dtype, N, r->rows_local, m->setup.keep, NULL, NULL);
     m->shared_saved = carve(base, &used, (int64_t)shared, 1);
+    if (m->norm_unit >= 0) {
+        used += fm_head_workspace_bind(&m->head, m, N, r->rows_padded, r->rows_local, base == NULL ? NULL : base + used);
+    }
     return used;
 }
 
@@ -319,21 +334,38 @@ static size_t bind_slot(fm_model *m, fm_slot *slot, int n_layers, char *base, in
     return used;
 }
 
-static int alloc_slot(fm_model *m, fm_slot *slot, int64_t N)
+static int most_layers(const fm_model *m)
 {
-    fm_device *const device = m->compute->device;
-    int n_layers = 0;
+    int most = 0;
     for (int c = 0; c < m->n_chunks; c++) {
-        n_layers = m->chunks[c].n_layers > n_layers ? m->chunks[c].n_layers : n_layers;
+        most = m->chunks[c].n_layers > most ? m->chunks[c].n_layers : most;
     }
+    return most;
+}
+
+/* Integers of a slot: ids, labels, position, document, labelled rows and their labels of N tokens; under cp the positions and documents of
+ * whole rows. */
+static int64_t slot_ints(const fm_model *m, int64_t N)
+{
+    const int64_t cp = m->layout.mesh.size[FM_CP];
+    return 6 * N + (cp > 1 ? 2 * cp * N : 0);
+}
+
+static int alloc_slot_lists(fm_slot *slot, int n_layers)
+{
     slot->blocks = fm_alloc_array(n_layers, sizeof *slot->blocks, FM_MEMORY_HOST);
     slot->grads = fm_alloc_array(n_layers, sizeof *slot->grads, FM_MEMORY_HOST);
     slot->dx = fm_alloc_array(n_layers + 1, sizeof *slot->dx, FM_MEMORY_HOST);
-    if (slot->blocks == NULL || slot->grads == NULL || slot->dx == NULL) {
-        return FM_ERR_MEMORY;
-    }
+    return slot->blocks == NULL || slot->grads == NULL || slot->dx == NULL ? FM_ERR_MEMORY : FM_OK;
+}
+
+static int alloc_slot(fm_model *m, fm_slot *slot, int64_t N)
+{
+    fm_device *const device = m->compute->device;
+    const int n_layers = most_layers(m);
+    FM_TRY(alloc_slot_lists(slot, n_layers));
     slot->memory = fm_device_alloc(device, bind_slot(m, slot, n_layers, NULL, N), FM_MEMORY_ACTIVATIONS);
-    slot->ids = fm_device_alloc(device, 6 * (size_t)N * sizeof *slot->ids, FM_MEMORY_ACTIVATIONS);
+    slot->ids = fm_device_alloc(device, (size_t)slot_ints(m, N) * sizeof *slot->ids, FM_MEMORY_ACTIVATIONS);
     if (slot->memory == NULL || slot->ids == NULL) {
         return FM_ERR_MEMORY;
     }
@@ -342,7 +374,61 @@ static int alloc_slot(fm_model *m, fm_slot *slot, int64_t N)
     slot->document = slot->position + N;
     slot->labelled = slot->document + N;
     slot->labelled_ids = slot->labelled + N;
+    const int64_t cp = m->layout.mesh.size[FM_CP];
+    slot->row_position = cp > 1 ? slot->labelled_ids + N : slot->position;
+    slot->row_document = cp > 1 ? slot->row_position + cp * N : slot->document;
     return FM_OK;
+}
+
+static size_t rope_bytes(const fm_model *m, int64_t positions)
+{
+    return 2 * (size_t)(positions * (m->config.rope.rotary_dim / 2)) * sizeof(float);
+}
+
+int fm_model_allocate(fm_model *m)
+{
+    for (int u = 0; u < m->n_units; u++) {
+        FM_TRY(alloc_unit(m, u));
+    }
+    fm_comm *const group = fm_groups_get(m->groups, FM_GROUP_FSDP);
+    FM_TRY(fm_fsdp_new(&m->fsdp, m->units, m->n_units, group, m->compute->device, m->setup.dtype));
+    m->block.fsdp = m->fsdp;
+    return fm_context_new(&m->block.context, fm_groups_get(m->groups, FM_GROUP_CP), m->compute->device, FM_CONTEXT_AUTO);
+}
+
+/* The largest call of attention that the passes will make. */
+static fm_attention_args largest_attention(const fm_model *m, const fm_model_reserve_spec *spec)
+{
+    fm_block block = m->block;
+    block.batch = (fm_block_batch){ .B = spec->B, .T = spec->T };
+    return fm_block_attention_args(&block, 0);
+}
+
+void fm_model_estimate(size_t bytes[FM_MEMORY_KINDS], fm_model *m, const fm_model_reserve_spec *spec)
+{
+    const int64_t N = spec->B * spec->T;
+    memset(bytes, 0, FM_MEMORY_KINDS * sizeof *bytes);
+    for (int u = 0; u < m->n_units; u++) {
+        const unit_bytes b = bytes_of_unit(m, &m->units[u]);
+        bytes[FM_MEMORY_PARAMETERS] += b.weight;
+        bytes[FM_MEMORY_GRADIENTS] += b.gradient;
+        bytes[FM_MEMORY_STATES] += 2 * b.state + b.master;
+    }
+    bytes[FM_MEMORY_GATHERED] = fm_fsdp_slot_bytes(m->units, m->n_units, fm_mesh_fsdp_size(&m->layout.mesh), m->setup.dtype);
+    fm_region_plan(&m->block.region, N);
+    m->split_backward = spec->split_backward;
+    bytes[FM_MEMORY_WORKSPACE] = bind_workspace(m, NULL, N) + rope_bytes(m, spec->padded_T)
+                               + fm_compute_workspace_bytes(m->compute, m->setup.dtype, N, m->block.dims.C, m->block.dims.F,
+                                                            m->norm_unit < 0 ? 0 : m->head.chunk_rows, m->head.chunk_words,
+                                                            m->block.dims.K * (int64_t)m->block.dims.D);
+    const fm_attention_args attention = largest_attention(m, spec);
+    bytes[FM_MEMORY_WORKSPACE] += fm_context_bytes(FM_CONTEXT_AUTO, m->layout.mesh.size[FM_CP], &attention);
+    fm_slot slot = { .B = spec->B };
+    if (alloc_slot_lists(&slot, most_layers(m)) == FM_OK) {
+        bytes[FM_MEMORY_ACTIVATIONS] = (size_t)spec->n_slots * (bind_slot(m, &slot, most_layers(m), NULL, N)
+                                                                + (size_t)slot_ints(m, N) * sizeof(int32_t));
+    }
+    free_slot_lists(&slot);
 }
 
 /* cos and sin of every position below padded_T. They depend on T for dynamic rope only. */
@@ -377,33 +463,30 @@ static int fill_rope(fm_model *m, int64_t padded_T)
     return rc;
 }
 
-int fm_model_reserve(fm_model *m, int B, int64_t T, int64_t padded_T, int n_slots, bool split_backward)
+int fm_model_reserve(fm_model *m, const fm_model_reserve_spec *spec)
 {
     free_passes(m);
     fm_device *const device = m->compute->device;
-    const int64_t N = B * T;
-    m->max_B = B;
-    m->max_T = T;
-    m->split_backward = split_backward;
-    m->rope_positions = padded_T;
+    const int64_t N = spec->B * spec->T;
+    m->max_B = spec->B;
+    m->max_T = spec->T;
+    m->split_backward = spec->split_backward;
+    m->rope_positions = spec->padded_T;
     m->rope_T = 0;
     fm_region_plan(&m->block.region, N);
-    const int half = m->config.rope.rotary_dim / 2;
     m->workspace = fm_device_alloc(device, bind_workspace(m, NULL, N), FM_MEMORY_WORKSPACE);
-    m->cos = fm_device_alloc(device, 2 * (size_t)(padded_T * half) * sizeof *m->cos, FM_MEMORY_WORKSPACE);
-    m->slots = fm_alloc_array(n_slots, sizeof *m->slots, FM_MEMORY_HOST);
+    m->cos = fm_device_alloc(device, rope_bytes(m, spec->padded_T), FM_MEMORY_WORKSPACE);
+    m->slots = fm_alloc_array(spec->n_slots, sizeof *m->slots, FM_MEMORY_HOST);
     if (m->workspace == NULL || m->cos == NULL || m->slots == NULL) {
         return FM_ERR_MEMORY;
     }
-    m->sin = m->cos + padded_T * half;
+    m->sin = m->cos + spec->padded_T * (m->config.rope.rotary_dim / 2);
     bind_workspace(m, m->workspace, N);
-    for (m->n_slots = 0; m->n_slots < n_slots; m->n_slots++) {
+    for (m->n_slots = 0; m->n_slots < spec->n_slots; m->n_slots++) {
         FM_TRY(alloc_slot(m, &m->slots[m->n_slots], N));
     }
-    if (m->norm_unit >= 0) {
-        FM_TRY(fm_head_workspace_new(&m->head, m, N, m->block.region.rows_padded, m->block.region.rows_local));
-    }
-    return FM_OK;
+    const fm_attention_args attention = largest_attention(m, spec);
+    return fm_context_reserve(m->block.context, &attention);
 }
 
 int fm_model_select(fm_model *m, const fm_slot *slot)
@@ -411,7 +494,8 @@ int fm_model_select(fm_model *m, const fm_slot *slot)
     FM_TRY(fill_rope(m, slot->padded_T));
     fm_region_plan(&m->block.region, slot->B * slot->T);
     m->block.batch = (fm_block_batch){
-        .B = slot->B, .T = slot->T, .position = slot->position, .document = slot->document, .cos = m->cos, .sin = m->sin,
+        .B = slot->B, .T = slot->T, .position = slot->position, .document = slot->document, .row_T = slot->row_T,
+        .row_position = slot->row_position, .row_document = slot->row_document, .cos = m->cos, .sin = m->sin,
     };
     return FM_OK;
 }
@@ -424,6 +508,7 @@ int fm_model_begin(fm_model *m, fm_slot *slot, const fm_chunk *chunk, const fm_m
     slot->B = batch->B;
     slot->T = batch->T;
     slot->padded_T = batch->padded_T;
+    slot->row_T = batch->row_T;
     slot->loss = 0.0;
     slot->with_gradients = m->setup.trains && !batch->only_loss;
     int32_t *const rows = fm_alloc_array(2 * N, sizeof *rows, FM_MEMORY_HOST);
@@ -446,6 +531,11 @@ int fm_model_begin(fm_model *m, fm_slot *slot, const fm_chunk *chunk, const fm_m
     rc = rc < 0 ? rc : fm_device_copy_in(device, slot->position, batch->position, bytes);
     rc = rc < 0 ? rc : fm_device_copy_in(device, slot->document, batch->document, bytes);
     fm_free(rows);
+    if (rc == FM_OK && slot->row_position != slot->position) {
+        const size_t row_bytes = (size_t)(batch->B * batch->row_T) * sizeof *rows;
+        rc = fm_device_copy_in(device, slot->row_position, batch->row_position, row_bytes);
+        rc = rc < 0 ? rc : fm_device_copy_in(device, slot->row_document, batch->row_document, row_bytes);
+    }
     FM_TRY(rc);
     FM_TRY(fm_model_select(m, slot));
     bind_slot(m, slot, chunk->n_layers, slot->memory, N);

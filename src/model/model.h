@@ -49,15 +49,18 @@ typedef struct {
     int64_t padded_T;                  /* of the whole row, before cp: what dynamic rope looks at */
     const int32_t *ids, *labels;       /* labels are shifted; -100 is ignored */
     const int32_t *position, *document;
+    int64_t row_T;                     /* tokens of the whole row, padded for cp */
+    const int32_t *row_position, *row_document;   /* [B, row_T] of the whole row: which keys there are; without cp the same arrays */
     bool only_loss;                    /* validation: no backward pass will follow */
 } fm_microbatch;
 
 /* Activations of one (microbatch, chunk), from its forward to the end of its backward pass. */
 typedef struct {
     int B;
-    int64_t T, padded_T;
+    int64_t T, padded_T, row_T;
     bool with_gradients;               /* the model trains, and this is no validation */
     int32_t *ids, *labels, *position, *document;   /* on the device */
+    int32_t *row_position, *row_document;
     int64_t n_labelled;                /* tokens with a label */
     int32_t *labelled, *labelled_ids;  /* their rows, and their labels */
     fm_block_saved *blocks;            /* [layers of the chunk] */
@@ -74,6 +77,22 @@ typedef struct {
     int first_layer, n_layers;
     bool has_embedding, has_head;
 } fm_chunk;
+
+/* Buffers of the head, for so many labelled rows at most. */
+typedef struct {
+    int64_t rows;                      /* capacity in labelled rows */
+    int64_t chunk_rows;                /* rows whose logits exist at a time */
+    int64_t chunk_words;               /* words of the largest vocabulary chunk */
+    void *h;                           /* [N padded, C] final norm's output, all rows */
+    void *h_local;                     /* [S, C] */
+    void *x;                           /* [rows, C] labelled rows of it */
+    float *dx;                         /* [rows, C] gradient of them */
+    float *dh_all;                     /* [N padded, C] scattered back */
+    void *dh;                          /* [N padded, C] in the compute dtype */
+    float *logits;                     /* [chunk_rows, chunk_words] */
+    void *dlogits;                     /* the same in the compute dtype; logits itself where that is fp32 */
+    float *max, *global_max, *sum_label, *lse;   /* [rows], [rows], [2 rows]: sums, then label logits; [rows] */
+} fm_head_workspace;
 
 typedef struct fm_model {
     fm_config config;
@@ -106,24 +125,39 @@ typedef struct fm_model {
     int n_slots;
     fm_slot *slots;
     bool split_backward;               /* weight parts may come later: every layer keeps its gradients */
-    void *workspace;                   /* of the block, the ends, and shared activations */
+    void *workspace;                   /* of the block, the head, and shared activations */
     void *flow[2];                     /* [S, C] gradients between blocks, where they need not be kept */
     void *shared_saved;                /* activations that are made again */
     float *cos, *sin;                  /* [positions, rotary_dim / 2] */
     int64_t rope_positions, rope_T;    /* what the tables hold */
-    struct fm_head_workspace *head;    /* NULL where there is no head */
+    fm_head_workspace head;            /* where the final norm is */
 } fm_model;
 
-/* Puts the model of `config` (copied; its windows are taken over) on the mesh of `groups`: decides units and parameters and allocates
- * them, zeroed. tensors: from fm_config_tensors, dtypes set to the checkpoint's; taken over. stage_of_layer [L]: taken over; chunks
+/* Puts the model of `config` (copied; its windows are taken over) on the mesh of `groups`: decides units and parameters, but allocates
+ * none of them. tensors: from fm_config_tensors, dtypes set to the checkpoint's; taken over. stage_of_layer [L]: taken over; chunks
  * [n_chunks] of this rank: copied. Local. Free with fm_model_destroy. */
 int fm_model_new(fm_model **out, fm_config *config, fm_tensor_spec *tensors, int n_tensors, int *stage_of_layer, const fm_chunk *chunks,
                  int n_chunks, fm_groups *groups, fm_compute *compute, const fm_model_setup *setup);
 void fm_model_destroy(fm_model *model);
 
-/* Allocates activations and workspaces for microbatches of at most B rows of T tokens on this rank, of rows of at most padded_T tokens;
- * n_slots (microbatch, chunk) pairs at a time. split_backward: input and weight parts come apart. Local. */
-int fm_model_reserve(fm_model *model, int B, int64_t T, int64_t padded_T, int n_slots, bool split_backward);
+/* What the passes must be prepared for: microbatches of at most B rows of T tokens on this rank, of rows of at most padded_T tokens;
+ * n_slots (microbatch, chunk) pairs at a time; split_backward: input and weight parts come apart. */
+typedef struct {
+    int B;
+    int64_t T, padded_T;               /* padded_T: of the whole row, rounded up for cp */
+    int n_slots;
+    bool split_backward;
+} fm_model_reserve_spec;
+
+/* Bytes by kind that this rank will allocate for parameters, gradients, states and passes. The same arithmetic as the allocation's own;
+ * only the GEMM library's scratchpads are estimated. Local. */
+void fm_model_estimate(size_t bytes[FM_MEMORY_KINDS], fm_model *model, const fm_model_reserve_spec *spec);
+
+/* Allocates parameters, gradients and states, zeroed, and FSDP's slots. Local. */
+int fm_model_allocate(fm_model *model);
+
+/* Allocates activations and workspaces. Local. */
+int fm_model_reserve(fm_model *model, const fm_model_reserve_spec *spec);
 
 /* Shard of a parameter: element pointers into the unit's arrays, and the number of elements. */
 typedef struct {
@@ -156,7 +190,7 @@ int fm_stage_forward(fm_model *model, const fm_chunk *chunk, fm_slot *slot, floa
 /* Backward of a chunk from dx[n_layers] to dx[0] (and the embedding). with_weights: also the weight part, block by block. */
 int fm_stage_backward_input(fm_model *model, const fm_chunk *chunk, fm_slot *slot, bool with_weights);
 
-/* The weight part alone, after the input part. */
+/* The weight part alone, after the input part. Where activations are made again (keep), the input part has done it already. */
 int fm_stage_backward_weight(fm_model *model, const fm_chunk *chunk, fm_slot *slot);
 
 #endif

@@ -55,6 +55,12 @@ static int weight_part(fm_model *m, fm_slot *slot, int i, int u, void *weights)
     return fm_fsdp_gradient_end(m->fsdp, u);
 }
 
+/* Activations that are made again share their memory between blocks: the weight part cannot wait. */
+static bool weights_follow_at_once(const fm_model *m)
+{
+    return m->setup.keep != FM_KEEP_ALL;
+}
+
 int fm_stage_backward_input(fm_model *m, const fm_chunk *chunk, fm_slot *slot, bool with_weights)
 {
     FM_TRY(fm_model_select(m, slot));
@@ -69,7 +75,7 @@ int fm_stage_backward_input(fm_model *m, const fm_chunk *chunk, fm_slot *slot, b
         FM_TRY(fm_block_restore(&m->block, &slot->blocks[i], &w, window, m->setup.keep));
         slot->grads[i].dz = slot->dx[i + 1];
         FM_TRY(fm_block_backward_input(&m->block, slot->dx[i], &slot->grads[i], &slot->blocks[i], &w, window));
-        if (with_weights) {
+        if (with_weights || weights_follow_at_once(m)) {
             FM_TRY(weight_part(m, slot, i, u, weights));
         }
         fm_fsdp_release(m->fsdp, u);
@@ -79,6 +85,9 @@ int fm_stage_backward_input(fm_model *m, const fm_chunk *chunk, fm_slot *slot, b
 
 int fm_stage_backward_weight(fm_model *m, const fm_chunk *chunk, fm_slot *slot)
 {
+    if (weights_follow_at_once(m)) {
+        return FM_OK;
+    }
     FM_TRY(fm_model_select(m, slot));
     for (int i = chunk->n_layers - 1; i >= 0; i--) {
         const int u = unit_of(m, chunk, i);

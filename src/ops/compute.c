@@ -79,6 +79,18 @@ int fm_compute_reserve(fm_compute *compute, size_t bytes_per_thread)
     return FM_OK;
 }
 
+size_t fm_compute_workspace_bytes(const fm_compute *compute, enum fm_dtype dtype, int64_t N, int64_t C, int64_t F, int64_t chunk_rows,
+                                  int64_t words, int64_t KD)
+{
+    /* the widest row kernels: five rows of F, or a row of logits; attention's tile is smaller than a MiB */
+    const int64_t row = 5 * F > words ? 5 * F : words;
+    const size_t scratch = (size_t)compute->device->threads * ((size_t)row * sizeof(float) + (1u << 20));
+    const size_t sums = 4 * (size_t)(N * KD) * sizeof(float);
+    /* bf16 products pack one operand: measured on oneDNN 2.6 as about the larger of the two in the head's products */
+    const size_t packed = dtype == FM_F32 ? 0 : (size_t)(chunk_rows * words + C * F) * sizeof(uint16_t);
+    return scratch + sums + packed;
+}
+
 void *fm_compute_scratch(const fm_compute *compute)
 {
     return (char *)compute->scratch + (size_t)omp_get_thread_num() * compute->scratch_bytes;

@@ -143,6 +143,11 @@ void fm_compute_destroy(fm_compute *compute);
 /* Makes every thread's scratch at least this large. Outside parallel regions only. */
 int fm_compute_reserve(fm_compute *compute, size_t bytes_per_thread);
 
+/* Bytes that the operations of a model will take for themselves: every thread's scratch, sums of attention's backward pass, and an
+ * estimate of the GEMM library's scratchpads. N tokens, widths C and F, logits of chunk_rows x words, key/value row of KD. Local. */
+size_t fm_compute_workspace_bytes(const fm_compute *compute, enum fm_dtype dtype, int64_t N, int64_t C, int64_t F, int64_t chunk_rows,
+                                  int64_t words, int64_t KD);
+
 /* This thread's scratch. Inside parallel regions. */
 void *fm_compute_scratch(const fm_compute *compute);
 

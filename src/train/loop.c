@@ -71,12 +71,21 @@ static int plan(fm_loop *loop)
             .local_batch_size = local,
         };
     }
+    return FM_OK;
+}
+
+fm_model_reserve_spec fm_loop_needs(const fm_loop *loop)
+{
+    const fm_model *const m = loop->spec.model;
+    const int64_t T = longest_row(loop);
     bool splits = false;
     for (int i = 0; i < loop->pipeline.n_rows; i++) {
         splits = splits || loop->pipeline.rows[i].action == FM_ACTION_BACKWARD_WEIGHT;
     }
-    const int64_t T = longest_row(loop);
-    return fm_model_reserve(m, (int)local, T / m->layout.mesh.size[FM_CP], T, fm_pipeline_peak(&loop->pipeline, m->coord.at[FM_PP]), splits);
+    return (fm_model_reserve_spec){
+        .B = (int)loop->spec.batch->local_batch_size, .T = T / m->layout.mesh.size[FM_CP], .padded_T = T,
+        .n_slots = fm_pipeline_peak(&loop->pipeline, m->coord.at[FM_PP]), .split_backward = splits,
+    };
 }
 
 int fm_loop_new(fm_loop **out, const fm_loop_spec *spec)
@@ -105,6 +114,12 @@ void fm_loop_destroy(fm_loop *loop)
         fm_pipeline_clear(&loop->validation_pipeline);
         fm_free(loop);
     }
+}
+
+int fm_loop_padding(double *share, const fm_loop *loop)
+{
+    enum { LOOKED_AT = 10000 };
+    return fm_batch_padding(share, &loop->order, loop->spec.train, loop->spec.batch->local_batch_size, LOOKED_AT);
 }
 
 int64_t fm_loop_steps(const fm_loop *loop)

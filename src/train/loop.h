@@ -30,9 +30,15 @@ typedef struct {
     void *context;
 } fm_loop_spec;
 
-/* Checks batch sizes and steps against the data, makes pipeline tables, allocates activations. Errors FM_ERR_JOB. Local. */
+/* Checks batch sizes and steps against the data and makes pipeline tables; allocates nothing large. Errors FM_ERR_JOB. Local. */
 int fm_loop_new(fm_loop **out, const fm_loop_spec *spec);
+
+/* What the model must be reserved for (fm_model_estimate, fm_model_reserve) before the first step. Local. */
+fm_model_reserve_spec fm_loop_needs(const fm_loop *loop);
 void fm_loop_destroy(fm_loop *loop);
+
+/* Share of padding in the microbatches, 0 to 1. Local. */
+int fm_loop_padding(double *share, const fm_loop *loop);
 
 /* Number of steps of the run. Local. */
 int64_t fm_loop_steps(const fm_loop *loop);

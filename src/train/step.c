@@ -51,7 +51,8 @@ static int begin_microbatch(run_state *run, fm_slot *slot, const fm_chunk *chunk
     }
     const fm_microbatch micro = {
         .B = (int)batch->B, .T = batch->T, .padded_T = pass->whole.longest, .ids = batch->ids, .labels = batch->labels,
-        .position = batch->positions, .document = batch->documents, .only_loss = !run->with_gradients,
+        .position = batch->positions, .document = batch->documents, .row_T = pass->whole.T, .row_position = pass->whole.positions,
+        .row_document = pass->whole.documents, .only_loss = !run->with_gradients,
     };
     return fm_model_begin(m, slot, chunk, &micro);
 }
