@@ -6,6 +6,7 @@ unit_tests = \
 	tests/unit/test_convert \
 	tests/unit/test_dataset \
 	tests/unit/test_dtype \
+	tests/unit/test_export \
 	tests/unit/test_ini \
 	tests/unit/test_job \
 	tests/unit/test_layout \
@@ -18,6 +19,7 @@ unit_tests = \
 	tests/unit/test_source
 
 tests_unit_test_convert_SOURCES = tests/unit/test_convert.c tests/unit/ckpt_model.c tests/unit/ckpt_model.h
+tests_unit_test_export_SOURCES = tests/unit/test_export.c tests/unit/ckpt_model.c tests/unit/ckpt_model.h
 tests_unit_test_safetensors_SOURCES = tests/unit/test_safetensors.c tests/unit/ckpt_model.c tests/unit/ckpt_model.h
 tests_unit_test_source_SOURCES = tests/unit/test_source.c tests/unit/ckpt_model.c tests/unit/ckpt_model.h
 
@@ -28,9 +30,11 @@ endif
 
 # Programs that need several ranks: listed here to be built, run by the rows of tests/mesh/testlist.
 mesh_programs = \
+	tests/mesh/test_ckpt \
 	tests/mesh/test_indexing \
 	tests/mesh/test_context \
 	tests/mesh/test_launch
+tests_mesh_test_ckpt_SOURCES = tests/mesh/test_ckpt.c tests/unit/ckpt_model.c tests/unit/ckpt_model.h
 check_PROGRAMS += $(mesh_programs)
 
 # Lets ranks that outnumber the cores yield while they wait; tests/lib.sh preloads it.

@@ -1,7 +1,5 @@
 #include "ckpt/convert.h"
 
-#include <stdio.h>
-
 #include "base/memory.h"
 #include "ckpt/exchange.h"
 #include "ckpt/hf.h"
@@ -222,10 +220,7 @@ static int write_set(fm_convert_report *report, const char *shards_dir, conversi
     if (leads) {
         rc = rc < 0 ? rc : fm_publish_end(temporary, shards_dir);
         if (rc < 0) {
-            char reason[1024];
-            snprintf(reason, sizeof reason, "%s", fm_error_message());
-            fm_dir_remove(temporary);
-            fm_fail_with(rc, reason);
+            fm_publish_abandon(temporary);
         }
     }
     FM_TRY(fm_comm_agree(world, rc));

@@ -12,8 +12,8 @@ typedef struct {
     int64_t bytes_written;             /* of tensors */
 } fm_convert_report;
 
-/* Writes the layout's tensors into SHARDS_DIR (complete or not at all), each in the source's dtype, which is also set in `tensors`
- * (layout->tensors without the const). With `reuse`, shards that were made from the same state of the source, by whatever mesh,
+/* Writes the layout's tensors into SHARDS_DIR (complete or not at all), each in the source's dtype, which is also set in
+ * `tensors` (layout->tensors without the const). With `reuse`, shards that were made from the same state of the source, by whatever mesh,
  * are left as they are.
  *
  * Any number of ranks does it: where `world` is as large as the mesh each rank writes its own file, and its tp peers (`tp`) share

@@ -3,6 +3,7 @@
 #include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <stdio.h>
 #include <string.h>
 
 int fm_publish_name(char *temporary, const char *dir)
@@ -58,4 +59,12 @@ int fm_publish_end(const char *temporary, const char *dir)
     }
     FM_TRY(fm_dir_remove(dir));        /* a file system that cannot exchange: the old one goes first */
     return fm_path_rename(temporary, dir);
+}
+
+void fm_publish_abandon(const char *temporary)
+{
+    char reason[1024];
+    snprintf(reason, sizeof reason, "%s", fm_error_message());
+    fm_dir_remove(temporary);
+    fm_fail_with(FM_ERR_IO, reason);   /* the sentence alone: the code is the caller's */
 }

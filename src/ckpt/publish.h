@@ -16,4 +16,7 @@ int fm_publish_begin(const char *temporary, const char *dir, bool (*ours)(const 
  * synced by who wrote them. */
 int fm_publish_end(const char *temporary, const char *dir);
 
+/* Removes the temporary folder after a failure; the kept error message stays. */
+void fm_publish_abandon(const char *temporary);
+
 #endif

@@ -387,15 +387,37 @@ static bool slab_rows(region *out, int64_t *local_row, const fm_slab *slab, int 
     return out->count[0] > 0 && out->count[1] > 0;
 }
 
+/* Whether `next` goes on where `slab` ends, in the tensor and in the local array: then they are one (a fused tensor that tp does
+ * not cut), and its rows are read once. */
+static bool extend(fm_slab *slab, const fm_slab *next, int ndim)
+{
+    for (int axis = 0; axis < ndim; axis++) {
+        const int other = 1 - axis;
+        const bool follows = next->start[axis] == slab->start[axis] + slab->count[axis] &&
+                             next->local_start[axis] == slab->local_start[axis] + slab->count[axis];
+        const bool beside = ndim == 1 || (next->start[other] == slab->start[other] && next->count[other] == slab->count[other] &&
+                                          next->local_start[other] == slab->local_start[other]);
+        if (follows && beside) {
+            slab->count[axis] += next->count[axis];
+            return true;
+        }
+    }
+    return false;
+}
+
 static int read_alone(fm_source *source, char *out, int tensor, const fm_slice *slice, int64_t first_row, int64_t n_rows)
 {
     const int64_t width = slice->ndim == 2 ? slice->local_shape[1] : 1;
     const int64_t element_bytes = (int64_t)fm_dtype_bytes(source->tensors[tensor].dtype);
-    for (int s = 0; s < slice->n_slabs; s++) {
+    for (int s = 0; s < slice->n_slabs;) {
         region want;
         int64_t row;
-        if (slab_rows(&want, &row, &slice->slabs[s], slice->ndim, first_row, n_rows)) {
-            const int64_t place = row * width + (slice->ndim == 2 ? slice->slabs[s].local_start[1] : 0);
+        fm_slab slab = slice->slabs[s++];
+        while (s < slice->n_slabs && extend(&slab, &slice->slabs[s], slice->ndim)) {
+            s++;
+        }
+        if (slab_rows(&want, &row, &slab, slice->ndim, first_row, n_rows)) {
+            const int64_t place = row * width + (slice->ndim == 2 ? slab.local_start[1] : 0);
             FM_TRY(read_folded(source, out + place * element_bytes, width, tensor, &want));
         }
     }

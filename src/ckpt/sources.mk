@@ -1,8 +1,10 @@
 libfinemesh_la_SOURCES += \
 	src/ckpt/convert.c src/ckpt/convert.h \
 	src/ckpt/exchange.c src/ckpt/exchange.h \
+	src/ckpt/export.c src/ckpt/export.h \
 	src/ckpt/h5.c src/ckpt/h5.h \
 	src/ckpt/hf.c src/ckpt/hf.h \
+	src/ckpt/hf_files.c src/ckpt/hf_files.h \
 	src/ckpt/index.c src/ckpt/index.h \
 	src/ckpt/match.c src/ckpt/match.h \
 	src/ckpt/options.h \
