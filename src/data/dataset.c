@@ -9,6 +9,7 @@
 
 #include "base/memory.h"
 #include "data/files.h"
+#include "data/indexer.h"
 #include "data/sample.h"
 #include "data/store.h"
 
@@ -26,17 +27,6 @@ struct fm_dataset {
     bool in_memory;
     bool from_cache;
 };
-
-/* What one rank needs while it indexes its part. */
-typedef struct {
-    const fm_store_head *head;
-    fm_sample_parser *parser;
-    fm_store_writer writer;
-    fm_store_part totals;
-    fm_store_record *records;
-    int64_t capacity;
-    int64_t *stretches;           /* [n_files][2]: bytes and CRC of what this rank read of each file */
-} indexer;
 
 static const char *path_or_memory(const fm_dataset *dataset)
 {
@@ -73,13 +63,15 @@ static int resolve_format(enum fm_data_format *out, const fm_dataset_spec *spec,
     return *out != FM_FORMAT_AUTO ? FM_OK : no_samples(spec->files);
 }
 
-static int64_t total_bytes(const fm_store_head *head)
+/* All that decides what is in the index beside the files. */
+static int make_key(char *key, size_t key_bytes, enum fm_data_format format, const fm_dataset_spec *spec)
 {
-    int64_t total = 0;
-    for (int64_t i = 0; i < head->n_files; i++) {
-        total += head->files[i].size_bytes;
-    }
-    return total;
+    const fm_data_options *o = spec->options;
+    const int length = snprintf(key, key_bytes, "%s\n%lld\n%lld\n%d\n%d\n%s\n%s\n%s\n%s", fm_sample_format_name(format),
+                                (long long)o->seq_length, (long long)spec->vocab_size, o->packing,
+                                o->mask_prompt, o->question_column, o->context_column, o->answer_column,
+                                spec->tokenizer_identity != NULL ? spec->tokenizer_identity : "");
+    return length > 0 && (size_t)length < key_bytes ? FM_OK : fm_fail(FM_ERR_JOB, "the names of the data columns are too long");
 }
 
 static int make_plan(fm_store_head *out, const fm_dataset_spec *spec, int n_ranks)
@@ -92,11 +84,7 @@ static int make_plan(fm_store_head *out, const fm_dataset_spec *spec, int n_rank
     }
     enum fm_data_format format;
     FM_TRY_TO(done, rc, resolve_format(&format, spec, &files));
-    const fm_data_options *o = spec->options;
-    const int length = snprintf(key, sizeof key, "%s\n%lld\n%lld\n%d\n%d\n%s\n%s\n%s\n%s", fm_sample_format_name(format),
-                                (long long)o->seq_length, (long long)spec->vocab_size, o->packing, o->mask_prompt, o->question_column,
-                                o->context_column, o->answer_column, spec->tokenizer_identity != NULL ? spec->tokenizer_identity : "");
-    FM_ASSERT(length > 0 && (size_t)length < sizeof key);
+    FM_TRY_TO(done, rc, make_key(key, sizeof key, format, spec));
     int64_t size_bytes = 0;
     for (int64_t i = 0; i < files.n_files; i++) {
         size_bytes += files.identity[i].size_bytes;
@@ -185,114 +173,20 @@ static int adopt_cached(fm_dataset *dataset, const fm_store_head *plan, fm_comm 
     return whole;
 }
 
-/* ---- indexing */
+/* ---- an index that is to be made */
 
-static int add_sample(indexer *to, const fm_sample *sample, int64_t file, int64_t line_at)
+/* The part of this rank. */
+static int index_part(fm_indexer_found *found, const fm_dataset *dataset, const fm_dataset_spec *spec, int64_t part)
 {
-    if (to->totals.samples == to->capacity) {
-        const int64_t capacity = to->capacity > 0 ? 2 * to->capacity : 1024;
-        fm_store_record *records = fm_grow(to->records, (size_t)capacity * sizeof *records, FM_MEMORY_HOST);
-        if (records == NULL) {
-            return FM_ERR_MEMORY;
-        }
-        to->records = records;
-        to->capacity = capacity;
-    }
-    const size_t ids_bytes = (size_t)sample->tokens * sizeof *sample->ids;
-    const size_t labels_bytes = sample->labels != NULL ? ids_bytes : 0;
-    to->records[to->totals.samples] = (fm_store_record){
-        .payload_at = to->writer.stream_bytes, .line_at = line_at, .file = (int32_t)file, .tokens = (int32_t)sample->tokens,
-        .label_tokens = (int32_t)sample->label_tokens, .masked = (int32_t)sample->masked, .has_labels = sample->labels != NULL,
-        .crc = fm_crc32(fm_crc32(0, sample->ids, ids_bytes), sample->labels, labels_bytes),
-    };
-    FM_TRY(fm_store_append(&to->writer, sample->ids, ids_bytes));
-    FM_TRY(fm_store_append(&to->writer, sample->labels, labels_bytes));
-    to->totals.payload_crc = fm_crc32((uint32_t)to->totals.payload_crc, sample->ids, ids_bytes);
-    to->totals.payload_crc = fm_crc32((uint32_t)to->totals.payload_crc, sample->labels, labels_bytes);
-    to->totals.samples++;
-    to->totals.tokens += sample->tokens;
-    to->totals.label_tokens += sample->label_tokens;
-    to->totals.cut_samples += sample->whole_tokens > sample->tokens;
-    to->totals.longest = sample->tokens > to->totals.longest ? sample->tokens : to->totals.longest;
-    return FM_OK;
-}
-
-/* Line numbers are not known in the middle of a file. They are counted once a line is found to be wrong, and the line is
- * read again for a message that says where it is. */
-static int parse_again(indexer *to, const char *line, size_t size_bytes, const char *path, int64_t at)
-{
-    int64_t number;
-    FM_TRY(fm_lines_number(&number, path, at));
-    char name[FM_PATH_BYTES + 32];
-    snprintf(name, sizeof name, "%s:%lld", path, (long long)number);
-    fm_sample sample;
-    return fm_sample_parse(&sample, to->parser, line, size_bytes, name);
-}
-
-/* The lines of `file` that start in [begin, end). */
-static int index_stretch(indexer *to, int64_t file, int64_t begin, int64_t end)
-{
-    const char *path = fm_store_head_path(to->head, file);
-    const fm_file_identity identity = { to->head->files[file].size_bytes, to->head->files[file].mtime_ns };
-    fm_lines *lines;
-    FM_TRY(fm_lines_open(&lines, path, &identity, begin, end));
-    const char *line;
-    size_t size_bytes;
-    int64_t at;
-    int rc;
-    while ((rc = fm_lines_next(lines, &line, &size_bytes, &at)) > 0) {
-        fm_sample sample;
-        rc = fm_sample_parse(&sample, to->parser, line, size_bytes, path);
-        if (rc == FM_ERR_FORMAT) {
-            rc = parse_again(to, line, size_bytes, path, at);
-        }
-        rc = rc < 0 ? rc : add_sample(to, &sample, file, at);
-        if (rc < 0) {
-            break;
-        }
-    }
-    uint32_t crc;
-    fm_lines_crc(lines, &to->stretches[2 * file], &crc);
-    to->stretches[2 * file + 1] = crc;
-    fm_lines_close(lines);
+    fm_sample_parser *parser;
+    FM_TRY(fm_sample_parser_new(&parser, dataset->head.format, spec->options, spec->vocab_size, spec->tokenizer));
+    const int rc = fm_indexer_run(found, dataset->fd, path_or_memory(dataset), &dataset->head, part, parser);
+    fm_sample_parser_destroy(parser);
     return rc;
 }
 
-/* The part of this rank: an even share of the bytes of all files as if they were one. */
-static int index_part(indexer *to, const fm_dataset *dataset, const fm_dataset_spec *spec, int64_t part)
-{
-    const fm_store_head *head = to->head = &dataset->head;
-    const int64_t total = total_bytes(head);
-    const int64_t begin = total / head->n_parts * part, end = part + 1 == head->n_parts ? total : total / head->n_parts * (part + 1);
-    FM_TRY(fm_sample_parser_new(&to->parser, head->format, spec->options, spec->vocab_size, spec->tokenizer));
-    FM_TRY(fm_store_writer_begin(&to->writer, dataset->fd, path_or_memory(dataset), head, part));
-    int64_t file_at = 0;
-    for (int64_t file = 0; file < head->n_files; file++) {
-        const int64_t size_bytes = head->files[file].size_bytes;
-        const int64_t from = begin > file_at ? begin - file_at : 0;
-        const int64_t to_byte = end - file_at < size_bytes ? end - file_at : size_bytes;
-        if (from < to_byte) {
-            FM_TRY(index_stretch(to, file, from, to_byte));
-        }
-        file_at += size_bytes;
-    }
-    const size_t records_bytes = (size_t)to->totals.samples * sizeof *to->records;
-    to->totals.payload_bytes = to->writer.stream_bytes;
-    to->totals.records_crc = fm_crc32(0, to->records, records_bytes);
-    FM_TRY(fm_store_append(&to->writer, to->records, records_bytes));
-    return fm_store_flush(&to->writer);
-}
-
-static void indexer_clear(indexer *to)
-{
-    fm_store_writer_end(&to->writer);
-    fm_sample_parser_destroy(to->parser);
-    fm_free(to->records);
-    fm_free(to->stretches);
-}
-
 /* Fills in the head what the ranks found. Collective on comm. */
-static int gather_head(fm_store_head *head, const indexer *mine, fm_comm *comm)
+static int gather_head(fm_store_head *head, const fm_indexer_found *mine, fm_comm *comm)
 {
     const int n_ranks = fm_comm_size(comm);
     fm_store_part *parts = fm_alloc_array(n_ranks, sizeof *parts, FM_MEMORY_HOST);
@@ -360,7 +254,7 @@ static int build_index(fm_dataset *dataset, const fm_dataset_spec *spec, fm_comm
     const int rank = fm_comm_rank(comm);
     char temporary[FM_PATH_BYTES + 8];
     snprintf(temporary, sizeof temporary, "%s.tmp", dataset->path);
-    indexer mine = { .stretches = fm_alloc_array(2 * dataset->head.n_files, sizeof *mine.stretches, FM_MEMORY_HOST) };
+    fm_indexer_found mine = { .stretches = fm_alloc_array(2 * dataset->head.n_files, sizeof *mine.stretches, FM_MEMORY_HOST) };
     int rc;
     FM_TRY_TO(done, rc, fm_comm_agree(comm, mine.stretches == NULL ? FM_ERR_MEMORY : FM_OK));
     rc = create_index(dataset, temporary, comm);
@@ -380,7 +274,7 @@ done:
     if (rc < 0 && rank == 0 && !dataset->in_memory) {
         unlink(temporary);
     }
-    indexer_clear(&mine);
+    fm_free(mine.stretches);
     return rc;
 }
 
@@ -451,7 +345,7 @@ int64_t fm_dataset_samples(const fm_dataset *dataset)
 void fm_dataset_summarize(fm_dataset_summary *out, const fm_dataset *dataset)
 {
     const fm_store_head *head = &dataset->head;
-    *out = (fm_dataset_summary){ .format = head->format, .n_files = head->n_files, .source_bytes = total_bytes(head),
+    *out = (fm_dataset_summary){ .format = head->format, .n_files = head->n_files, .source_bytes = fm_store_head_source_bytes(head),
                                  .from_cache = dataset->from_cache };
     for (int64_t part = 0; part < head->n_parts; part++) {
         const fm_store_part *p = &head->parts[part];

@@ -96,6 +96,15 @@ const char *fm_store_head_path(const fm_store_head *head, int64_t file)
     return head->text + head->files[file].path_at;
 }
 
+int64_t fm_store_head_source_bytes(const fm_store_head *head)
+{
+    int64_t total = 0;
+    for (int64_t i = 0; i < head->n_files; i++) {
+        total += head->files[i].size_bytes;
+    }
+    return total;
+}
+
 bool fm_store_head_same(const fm_store_head *a, const fm_store_head *b)
 {
     if (strcmp(a->key, b->key) != 0 || a->n_files != b->n_files) {

@@ -66,6 +66,9 @@ int fm_store_head_view(fm_store_head *out, char *blob, size_t blob_bytes);
 void fm_store_head_free(fm_store_head *head);
 const char *fm_store_head_path(const fm_store_head *head, int64_t file);
 
+/* Bytes of all files. Local. */
+int64_t fm_store_head_source_bytes(const fm_store_head *head);
+
 /* Whether both were made from the same files (name, size, time) by the same options. Local. */
 bool fm_store_head_same(const fm_store_head *a, const fm_store_head *b);
 
