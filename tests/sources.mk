@@ -12,6 +12,11 @@ unit_tests = \
 	tests/unit/test_layout \
 	tests/unit/test_mesh \
 	tests/unit/test_metrics \
+	tests/unit/test_ops_attention \
+	tests/unit/test_ops_gemm \
+	tests/unit/test_ops_loss_embedding_adamw \
+	tests/unit/test_ops_norm_rope_mlp \
+	tests/unit/test_ops_rows \
 	tests/unit/test_order \
 	tests/unit/test_random \
 	tests/unit/test_safetensors \
@@ -54,6 +59,7 @@ shell_tests = \
 	tests/style/shape.sh
 TESTS += $(shell_tests)
 dist_check_SCRIPTS += $(shell_tests)
+noinst_HEADERS += tests/unit/numeric.h
 dist_check_DATA += tests/lib.sh tests/mesh/testlist tests/style/calls.table \
 	tests/oracle/compare.py tests/oracle/oracle.py
 

@@ -9,14 +9,15 @@ FM_ROW_KERNEL
 static void update_block(float *restrict w, float *restrict m, float *restrict v, const float *restrict gradient, int64_t n,
                          const fm_adamw_args *args)
 {
-    const float keep = (float)(1.0 - (double)args->lr * (double)args->weight_decay);
-    const float step = (float)((double)args->lr / args->correction1);
+    const float keep = (float)(1.0 - args->lr * args->weight_decay);
+    const float step = (float)(args->lr / args->correction1);
     const float root = (float)(1.0 / sqrt(args->correction2));
-    const float beta1 = args->beta1, beta2 = args->beta2, eps = args->eps, scale = args->gradient_scale;
+    const float new1 = (float)(1.0 - args->beta1), new2 = (float)(1.0 - args->beta2), beta2 = (float)args->beta2;
+    const float eps = (float)args->eps, scale = (float)args->gradient_scale;
     for (int64_t i = 0; i < n; i++) {
         const float g = gradient[i] * scale;
-        m[i] += (1.0f - beta1) * (g - m[i]);
-        v[i] = beta2 * v[i] + (1.0f - beta2) * g * g;
+        m[i] += new1 * (g - m[i]);
+        v[i] = beta2 * v[i] + new2 * g * g;
         w[i] = w[i] * keep - step * m[i] / (sqrtf(v[i]) * root + eps);
     }
 }

@@ -47,8 +47,8 @@ typedef struct {
 } fm_attention_args;
 
 typedef struct {
-    float lr, beta1, beta2, eps, weight_decay;
-    float gradient_scale;              /* clipping, loss scale */
+    double lr, beta1, beta2, eps, weight_decay;   /* double: 1 - beta2 of a rounded beta2 is off by 1e-5 */
+    double gradient_scale;             /* clipping, loss scale */
     double correction1, correction2;   /* 1 - beta^t */
 } fm_adamw_args;
 
@@ -116,7 +116,7 @@ typedef struct {
     /* lse = max + log(sum); *loss += sum over N of lse - label_logit, in double, in order. */
     int (*cross_entropy_finish)(fm_compute *compute, float *lse, double *loss, const float *max, const float *sum,
                                 const float *label_logit, int64_t N);
-    /* dlogits [N, n] (in place of logits only where dtype is F32) = scale * (softmax - onehot). */
+    /* dlogits [N, n] (in place of logits only where dtype is F32) = scale * (softmax - onehot); 0 in rows whose label is negative. */
     int (*cross_entropy_backward)(fm_compute *compute, void *dlogits, enum fm_dtype dtype, const float *logits, const float *lse,
                                   const int32_t *labels, int64_t start, float scale, int64_t N, int64_t n);
 

@@ -304,6 +304,12 @@ int fm_gemm_run(fm_gemm *gemm, const fm_gemm_args *args)
     if (g.m == 0 || g.n == 0) {
         return FM_OK;
     }
+    if (g.k == 0) {                    /* an empty sum, which the libraries leave alone */
+        for (int64_t r = 0; r < g.m && !g.accumulate; r++) {
+            memset(fm_at(g.c, g.out, r * g.ldc), 0, (size_t)g.n * fm_dtype_bytes(g.out));
+        }
+        return FM_OK;
+    }
     if (g.in == FM_F32 && g.out == FM_F32) {
         sgemm(g.trans_a, g.trans_b, g.m, g.n, g.k, g.alpha, g.a, g.lda, g.b, g.ldb, g.accumulate ? 1.0f : 0.0f, g.c, g.ldc);
         return FM_OK;

@@ -98,13 +98,18 @@ int fm_cpu_cross_entropy_backward(fm_compute *compute, void *dlogits, enum fm_dt
     FM_TRY(fm_compute_reserve(compute, (size_t)n * sizeof(float)));
 #pragma omp parallel for schedule(static)
     for (int64_t r = 0; r < N; r++) {
+        void *const out = fm_at(dlogits, dtype, r * n);
+        if (labels[r] < 0) {
+            memset(out, 0, (size_t)n * fm_dtype_bytes(dtype));
+            continue;
+        }
         float *const row = fm_compute_scratch(compute);
         softmax_row(row, logits + r * n, lse[r], scale, n);
         const int64_t label = labels[r] - start;
         if (label >= 0 && label < n) {
             row[label] -= scale;
         }
-        fm_row_store(fm_at(dlogits, dtype, r * n), dtype, row, n);
+        fm_row_store(out, dtype, row, n);
     }
     return FM_OK;
 }
