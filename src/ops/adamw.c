@@ -29,15 +29,19 @@ int fm_cpu_adamw(fm_compute *compute, void *master, enum fm_dtype master_dtype, 
 #pragma omp parallel for schedule(static)
     for (int64_t i = 0; i < n; i += BLOCK) {
         const int64_t part = n - i < BLOCK ? n - i : BLOCK;
-        float rows[3][BLOCK];
+        float scratch[3][BLOCK], *rows[3];
         void *const at[3] = { fm_at(master, master_dtype, i), fm_at(m, state_dtype, i), fm_at(v, state_dtype, i) };
-        fm_row_load(rows[0], at[0], master_dtype, part);
-        fm_row_load(rows[1], at[1], state_dtype, part);
-        fm_row_load(rows[2], at[2], state_dtype, part);
+        const enum fm_dtype dtypes[3] = { master_dtype, state_dtype, state_dtype };
+        for (int k = 0; k < 3; k++) {
+            rows[k] = fm_row_target(scratch[k], at[k], dtypes[k]);
+            if (dtypes[k] != FM_F32) {
+                fm_row_load(rows[k], at[k], dtypes[k], part);
+            }
+        }
         update_block(rows[0], rows[1], rows[2], gradient + i, part, args);
-        fm_row_store(at[0], master_dtype, rows[0], part);
-        fm_row_store(at[1], state_dtype, rows[1], part);
-        fm_row_store(at[2], state_dtype, rows[2], part);
+        for (int k = 0; k < 3; k++) {
+            fm_row_finish(at[k], dtypes[k], rows[k], part);
+        }
         if (weight != NULL) {
             fm_row_store(fm_at(weight, dtype, i), dtype, rows[0], part);
         }

@@ -59,6 +59,7 @@ void fm_compute_destroy(fm_compute *compute)
     if (compute != NULL) {
         fm_gemm_close(compute->gemm);
         fm_free(compute->scratch);
+        fm_free(compute->shared);
         fm_free(compute);
     }
 }
@@ -85,10 +86,26 @@ size_t fm_compute_workspace_bytes(const fm_compute *compute, enum fm_dtype dtype
     /* the widest row kernels: five rows of F, or a row of logits; attention's tile is smaller than a MiB */
     const int64_t row = 5 * F > words ? 5 * F : words;
     const size_t scratch = (size_t)compute->device->threads * ((size_t)row * sizeof(float) + (1u << 20));
-    const size_t sums = 4 * (size_t)(N * KD) * sizeof(float);
+    /* attention's backward pass: k twice and v packed, and dk and dv in two parts */
+    const size_t sums = 7 * (size_t)(N * KD) * sizeof(float);
     /* bf16 products pack one operand: measured on oneDNN 2.6 as about the larger of the two in the head's products */
     const size_t packed = dtype == FM_F32 ? 0 : (size_t)(chunk_rows * words + C * F) * sizeof(uint16_t);
     return scratch + sums + packed;
+}
+
+int fm_compute_reserve_shared(fm_compute *compute, size_t bytes)
+{
+    if (bytes <= compute->shared_bytes) {
+        return FM_OK;
+    }
+    fm_free(compute->shared);
+    compute->shared_bytes = 0;
+    compute->shared = fm_alloc(bytes, FM_MEMORY_WORKSPACE);
+    if (compute->shared == NULL) {
+        return FM_ERR_MEMORY;
+    }
+    compute->shared_bytes = bytes;
+    return FM_OK;
 }
 
 void *fm_compute_scratch(const fm_compute *compute)

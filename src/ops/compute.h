@@ -134,6 +134,8 @@ struct fm_compute {
     fm_gemm *gemm;
     void *scratch;                     /* threads x scratch_bytes, grown on demand */
     size_t scratch_bytes;
+    void *shared;                      /* of all threads together, grown on demand */
+    size_t shared_bytes;
 };
 
 /* The operations of a device. Local. Free with fm_compute_destroy. */
@@ -147,6 +149,9 @@ int fm_compute_reserve(fm_compute *compute, size_t bytes_per_thread);
  * estimate of the GEMM library's scratchpads. N tokens, widths C and F, logits of chunk_rows x words, key/value row of KD. Local. */
 size_t fm_compute_workspace_bytes(const fm_compute *compute, enum fm_dtype dtype, int64_t N, int64_t C, int64_t F, int64_t chunk_rows,
                                   int64_t words, int64_t KD);
+
+/* Makes the shared workspace at least this large; what was in it is lost. Outside parallel regions only. */
+int fm_compute_reserve_shared(fm_compute *compute, size_t bytes);
 
 /* This thread's scratch. Inside parallel regions. */
 void *fm_compute_scratch(const fm_compute *compute);

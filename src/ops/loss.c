@@ -3,28 +3,6 @@
 #include "ops/rows.h"
 
 FM_ROW_KERNEL
-static float row_max(const float *x, int64_t n)
-{
-    float lanes[16];
-    for (int k = 0; k < 16; k++) {
-        lanes[k] = -INFINITY;
-    }
-    int64_t i = 0;
-    for (; i + 16 <= n; i += 16) {
-        for (int k = 0; k < 16; k++) {
-            lanes[k] = x[i + k] > lanes[k] ? x[i + k] : lanes[k];
-        }
-    }
-    for (; i < n; i++) {
-        lanes[0] = x[i] > lanes[0] ? x[i] : lanes[0];
-    }
-    for (int k = 1; k < 16; k++) {
-        lanes[0] = lanes[k] > lanes[0] ? lanes[k] : lanes[0];
-    }
-    return lanes[0];
-}
-
-FM_ROW_KERNEL
 static float row_sum_exp(const float *x, float max, int64_t n)
 {
     float lanes[16] = { 0 };
@@ -51,7 +29,7 @@ int fm_cpu_cross_entropy_chunk(fm_compute *compute, float *max, float *sum, floa
 #pragma omp parallel for schedule(static)
     for (int64_t r = 0; r < N; r++) {
         const float *const row = logits + r * n;
-        const float chunk_max = row_max(row, n);
+        const float chunk_max = fm_row_max(row, n);
         const float larger = chunk_max > max[r] ? chunk_max : max[r];
         sum[r] = sum[r] * fm_exp(max[r] - larger) + row_sum_exp(row, larger, n);
         max[r] = larger;
@@ -85,7 +63,7 @@ int fm_cpu_cross_entropy_finish(fm_compute *compute, float *lse, double *loss, c
 }
 
 FM_ROW_KERNEL
-static void softmax_row(float *restrict out, const float *restrict x, float lse, float scale, int64_t n)
+static void softmax_row(float *out, const float *x, float lse, float scale, int64_t n)
 {
     for (int64_t i = 0; i < n; i++) {
         out[i] = scale * fm_exp(x[i] - lse);
@@ -103,13 +81,13 @@ int fm_cpu_cross_entropy_backward(fm_compute *compute, void *dlogits, enum fm_dt
             memset(out, 0, (size_t)n * fm_dtype_bytes(dtype));
             continue;
         }
-        float *const row = fm_compute_scratch(compute);
+        float *const row = fm_row_target(fm_compute_scratch(compute), out, dtype);
         softmax_row(row, logits + r * n, lse[r], scale, n);
         const int64_t label = labels[r] - start;
         if (label >= 0 && label < n) {
             row[label] -= scale;
         }
-        fm_row_store(out, dtype, row, n);
+        fm_row_finish(out, dtype, row, n);
     }
     return FM_OK;
 }

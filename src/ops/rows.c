@@ -90,3 +90,25 @@ float fm_row_dot(const float *restrict a, const float *restrict b, int64_t n)
     }
     return sum;
 }
+
+FM_ROW_KERNEL
+float fm_row_max(const float *x, int64_t n)
+{
+    float lanes[32];
+    for (int k = 0; k < 32; k++) {
+        lanes[k] = -INFINITY;
+    }
+    int64_t i = 0;
+    for (; i + 32 <= n; i += 32) {
+        for (int k = 0; k < 32; k++) {
+            lanes[k] = x[i + k] > lanes[k] ? x[i + k] : lanes[k];
+        }
+    }
+    for (; i < n; i++) {
+        lanes[0] = x[i] > lanes[0] ? x[i] : lanes[0];
+    }
+    for (int k = 1; k < 32; k++) {
+        lanes[0] = lanes[k] > lanes[0] ? lanes[k] : lanes[0];
+    }
+    return lanes[0];
+}

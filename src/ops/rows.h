@@ -26,6 +26,9 @@ void fm_row_add(void *out, enum fm_dtype dtype, const float *in, float *scratch,
 /* Sum of products. */
 float fm_row_dot(const float *restrict a, const float *restrict b, int64_t n);
 
+/* The largest; NaN is passed over. -inf of none. */
+float fm_row_max(const float *x, int64_t n);
+
 /* The row itself where it is fp32, else a widened copy in scratch [n]. */
 static inline const float *fm_row_view(float *scratch, const void *in, enum fm_dtype dtype, int64_t n)
 {
@@ -70,7 +73,9 @@ static inline float fm_exp(float x)
     p = p * r + 1.6666665459e-1f;
     p = p * r + 5.0000001201e-1f;
     p = p * r * r + r + 1.0f;
-    const int32_t bits = ((int32_t)n + 127) << 23;
+    uint32_t bits;                     /* n stands in the low bits of `shifted`; unsigned, so that NaN does no harm */
+    memcpy(&bits, &shifted, sizeof bits);
+    bits = (bits << 23) + 0x3f800000u;
     float scale;
     memcpy(&scale, &bits, sizeof scale);
     return x < -87.0f ? 0.0f : p * scale;

@@ -9,4 +9,5 @@ libfinemesh_la_SOURCES += \
 	src/ops/loss.c \
 	src/ops/norm.c \
 	src/ops/rope.c \
-	src/ops/rows.c src/ops/rows.h
+	src/ops/rows.c src/ops/rows.h \
+	src/ops/tile.c src/ops/tile.h

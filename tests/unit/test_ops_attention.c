@@ -45,7 +45,8 @@ typedef struct {
     int32_t *q_position, *q_document, *k_position, *k_document;
     array q, k, v, dout;
     double *out, *lse, *delta;         /* the definition's */
-    double *dq, *dk, *dv, *dq_size, *dk_size, *dv_size;
+    double *dq, *dk, *dv, *out_size, *dq_size, *dk_size, *dv_size;
+    double rounding;                   /* in units of fp32: of probabilities and their gradients before products */
     double score_size;                 /* largest |score| */
 } problem;
 
@@ -101,6 +102,8 @@ static problem problem_new(lab *l, const attention_case *c, enum fm_dtype dtype)
     p.dout = array_random(l, dtype, c->B * a->q_row * a->ldo, 4, 1.0);
     p.out = lab_doubles(l, p.dout.n), p.lse = lab_doubles(l, c->B * a->q_row * c->H), p.delta = lab_doubles(l, c->B * a->q_row * c->H);
     p.dq = lab_doubles(l, p.q.n), p.dk = lab_doubles(l, p.k.n), p.dv = lab_doubles(l, p.k.n);
+    p.rounding = dtype == FM_BF16 ? unit_roundoff(FM_BF16) / unit_roundoff(FM_F32) : 0.0;
+    p.out_size = lab_doubles(l, p.dout.n);
     p.dq_size = lab_doubles(l, p.q.n), p.dk_size = lab_doubles(l, p.k.n), p.dv_size = lab_doubles(l, p.k.n);
     return p;
 }
@@ -140,14 +143,23 @@ static void define_row(problem *s, double *p, int b, int64_t i, int h)
         p[j] = most == -INFINITY ? 0.0 : exp(p[j] - most);
         sum += p[j];
     }
+    double *const size = s->out_size + query * a->ldo + (int64_t)h * a->D;
     memset(out, 0, (size_t)a->D * sizeof *out);
+    memset(size, 0, (size_t)a->D * sizeof *size);
     for (int64_t j = 0; j < a->Tk && sum > 0.0; j++) {
         p[j] /= sum;
         for (int d = 0; d < a->D && p[j] != 0.0; d++) {
             out[d] += p[j] * s->v.value[(b * a->k_row + j) * a->ldk + head + d];
+            size[d] += p[j] * fabs(s->v.value[(b * a->k_row + j) * a->ldk + head + d]);
         }
     }
     s->lse[query * a->H + h] = most + log(sum);
+}
+
+/* Roundings in fp32 of a gradient. */
+static double terms_of(const problem *s)
+{
+    return 32.0 + s->args.D + 4.0 * sqrt((double)s->args.Tq * s->args.H) + 8.0 * s->score_size;
 }
 
 /* dq, dk, dv of one row from its probabilities, and the sums of absolute values that bound their errors. */
@@ -164,14 +176,14 @@ static void define_gradients(problem *s, const double *p, int b, int64_t i, int 
             continue;
         }
         const double dp = dot(dout, s->v.value + at_k, a->D), ds = p[j] * (dp - delta) * scale;
-        const double size = p[j] * (a->D + fabs(dp) + fabs(delta)) * scale;
+        const double size = p[j] * (a->D + fabs(dp) + fabs(delta)) * scale + fabs(ds) * s->rounding / terms_of(s);
         for (int d = 0; d < a->D; d++) {
             s->dq[at_q + d] += ds * s->k.value[at_k + d];
             s->dk[at_k + d] += ds * s->q.value[at_q + d];
             s->dv[at_k + d] += p[j] * dout[d];
             s->dq_size[at_q + d] += size * fabs(s->k.value[at_k + d]);
             s->dk_size[at_k + d] += size * fabs(s->q.value[at_q + d]);
-            s->dv_size[at_k + d] += p[j] * fabs(dout[d]);
+            s->dv_size[at_k + d] += p[j] * fabs(dout[d]) * (1.0 + s->rounding / terms_of(s));
         }
     }
 }
@@ -247,8 +259,12 @@ static uint64_t check_forward(lab *l, problem *s)
         double *const want = expected(l, s, &out, s->out, a->q_row, a->Tq, a->ldo, a->H * a->D);
         double *const want_lse = expected(l, s, &lse, s->lse, a->q_row, a->Tq, a->H, a->H);
         run_forward(l, s, &out, &lse);
-        const double terms = (a->D + 16.0) * (1.0 + s->score_size);
-        array_check(s->c->name, &out, want, NULL, terms);
+        const double terms = (a->D + 16.0) * (1.0 + s->score_size), most = largest(s->v.value, s->v.n);
+        double *const size = lab_doubles(l, out.n);
+        for (int64_t i = 0; i < out.n; i++) {
+            size[i] = most + s->out_size[i] * s->rounding / terms;
+        }
+        array_check(s->c->name, &out, want, size, terms);
         array_check("log of the sum of exponentials", &lse, want_lse, NULL, terms);
         hash = array_hash(array_hash(hash, &out), &lse);
     }
@@ -283,13 +299,12 @@ static uint64_t check_backward(lab *l, problem *s, bool add)
         RUN(l, attention_backward, dq.data, array_at(&dk, first * a->ldk), array_at(&dv, first * a->ldk), grad_dtype, s->dout.data,
             lse.data, delta.data, s->q.data, array_at(&s->k, first * a->ldk), array_at(&s->v, first * a->ldk), &part, add);
     }
-    const double terms = 32.0 + a->D + 4.0 * sqrt((double)a->Tq * a->H) + 8.0 * s->score_size;
     static const char *const names[] = { "dq", "dk", "dv" };
     uint64_t hash = 0;
     for (int g = 0; g < 3; g++) {
         char what[100];
         snprintf(what, sizeof what, "%s of %s%s", names[g], s->c->name, add ? ", added" : "");
-        array_check(what, got[g], want[g], sizes[g], terms);
+        array_check(what, got[g], want[g], sizes[g], terms_of(s));
         hash = array_hash(hash, got[g]);
     }
     return hash;
