@@ -18,6 +18,7 @@ unit_tests = \
 	tests/unit/test_ops_norm_rope_mlp \
 	tests/unit/test_ops_rows \
 	tests/unit/test_order \
+	tests/unit/test_pipeline \
 	tests/unit/test_random \
 	tests/unit/test_safetensors \
 	tests/unit/test_schedule \

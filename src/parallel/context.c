@@ -54,12 +54,6 @@ int64_t fm_context_token(int64_t t, int64_t T, int ranks, int rank)
     return t < chunk ? rank * chunk + t : (2 * ranks - 1 - rank) * chunk + (t - chunk);
 }
 
-int64_t fm_context_padded(int64_t T, int ranks)
-{
-    const int64_t chunks = ranks == 1 ? 1 : 2 * ranks;
-    return (T + chunks - 1) / chunks * chunks;
-}
-
 enum fm_context_exchange fm_context_choose(enum fm_context_exchange exchange, int64_t T)
 {
     return exchange != FM_CONTEXT_AUTO ? exchange : T >= FM_CONTEXT_RING_TOKENS ? FM_CONTEXT_RING : FM_CONTEXT_ALL_GATHER;

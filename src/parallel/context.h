@@ -38,9 +38,6 @@ enum { FM_CONTEXT_RING_TOKENS = 8192 };
  * positions and documents. t and t + 1 are neighbours in the row but at the border of the two chunks. Local, pure. */
 int64_t fm_context_token(int64_t t, int64_t T, int ranks, int rank);
 
-/* The length to which a row of T tokens is padded. Local, pure. */
-int64_t fm_context_padded(int64_t T, int ranks);
-
 /* A context over the cp group; *out is NULL, which is the plain operation, where the group is one rank. No memory is taken before
  * the first fm_context_reserve. Local. Free with fm_context_destroy. */
 int fm_context_new(fm_context **out, fm_comm *cp, fm_device *device, enum fm_context_exchange exchange);

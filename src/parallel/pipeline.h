@@ -17,6 +17,8 @@ enum fm_action {
     FM_ACTION_BACKWARD_WEIGHT
 };
 
+/* `tick` is when the row begins, in units of time in which a forward pass, an input part and a weight part take 1 each and messages
+ * nothing. */
 typedef struct {
     int rank, tick;
     enum fm_action action;
@@ -32,25 +34,33 @@ typedef struct {
     int *first;                        /* [ranks + 1] */
 } fm_pipeline;
 
-/* Emits the table. Error FM_ERR_JOB where the schedule cannot run with these numbers (what, and what to choose). Free with
- * fm_pipeline_clear. ranks = 1 gives, for every schedule, forward and backward of each microbatch in turn. */
+/* Emits the table for P ranks, C chunks and M microbatches; all are at least 1, and any M will do. With idle units of a rank (forward,
+ * input and weight part 1 unit each, M >= P) and the most activations that rank r holds:
+ *   gpipe            3 (P-1)    C M                                      several chunks: breadth first
+ *   1f1b             3 (P-1)    min(M, P-r)                              C = 1
+ *   interleaved1f1b  3 (P-1)    min(C M, 2 (P-1-r) + (C-1) g + 1)        units of a chunk, so C times less; g = P where P divides M,
+ *                                                                        else up to twice that; C = 1 is 1f1b
+ *   zb               P-1        min(M, P)                                C = 1; as many as 1f1b's first rank, on every rank
+ * One rank: forward and backward of each microbatch in turn, whatever the schedule. Error FM_ERR_JOB for chunks where C must be 1.
+ * Local. Free with fm_pipeline_clear. */
 int fm_pipeline_emit(fm_pipeline *out, enum fm_pipeline_schedule schedule, int ranks, int chunks, int microbatches);
 void fm_pipeline_clear(fm_pipeline *pipeline);
 
-/* Proves a table: every action once, after what it needs; microbatches ascending per chunk and action; executable without deadlock.
- * Error FM_ERR_INTERNAL with the offending row. */
+/* Proves a table: every action once, after what it needs; microbatches ascending per chunk and part, so that gradients are added in
+ * ascending order and messages of one chunk and direction are sent in the order in which they are received; no deadlock where a rank
+ * runs its rows in order and sends do not block. Error FM_ERR_INTERNAL with the offending row. Local. */
 int fm_pipeline_check(const fm_pipeline *pipeline);
 
 /* The most (microbatch, chunk) activations that `rank` holds at a time: from the forward pass to the end of the backward pass
  * (of the weight part where the two are apart). */
 int fm_pipeline_peak(const fm_pipeline *pipeline, int rank);
 
-/* Share of the time in which a rank waits, with forward = 1, input part = 1, weight part = 1 (2 together) time units. */
+/* Share of the time in which a rank waits, by the table's ticks. */
 double fm_pipeline_bubble(const fm_pipeline *pipeline);
 
-/* Divides L layers over the virtual stages so that the dearest stage is as cheap as can be: a layer costs 1, the first stage also
- * first_cost, the last last_cost (embedding and head in units of a layer). out [n_stages + 1]: stage s has layers out[s] .. out[s+1]-1.
- * Every stage has at least one layer while there are enough. */
+/* Divides layers over the virtual stages so that the dearest stage is as cheap as can be, and the next dearest after it: a layer costs
+ * 1, the first stage also first_cost, the last last_cost (embedding and head in units of a layer; not negative). out [n_stages + 1]:
+ * stage s has layers out[s] .. out[s+1]-1. Every stage has at least one layer where there are enough. Local. */
 void fm_pipeline_divide(int *out, int n_layers, int n_stages, double first_cost, double last_cost);
 
 #endif

@@ -272,7 +272,7 @@ static int run(fm_comm *world, fm_compute *compute, const setting *s, enum fm_co
 {
     const int ranks = fm_comm_size(world), rank = fm_comm_rank(world);
     const bool ring = exchange == FM_CONTEXT_RING;
-    const int64_t T = fm_context_padded(s->T, ranks);
+    const int64_t chunks = 2 * ranks, T = (s->T + chunks - 1) / chunks * chunks;
     side whole = make_side(s, T, 0, 0), here = make_side(s, T, ranks, rank);
     here.args.k_position = whole.position;
     here.args.k_document = whole.document;
