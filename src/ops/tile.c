@@ -23,7 +23,7 @@ INLINE float float_of(uint32_t unit)
     return value;
 }
 
-/* rows and vectors are constants where this is inlined. */
+/* rows and vectors are constants where this is inlined. What is added to comes last: sums of sums lose fewer bits than one long sum. */
 INLINE void block_f32(float *c, int64_t ldc, const uint32_t *a, int64_t row_stride, int64_t column_stride, const uint32_t *b, int64_t ldb,
                       int64_t k, bool add, const int rows, const int vectors)
 {
@@ -32,7 +32,7 @@ INLINE void block_f32(float *c, int64_t ldc, const uint32_t *a, int64_t row_stri
     for (int i = 0; i < rows; i++) {
 #pragma GCC unroll 4
         for (int j = 0; j < vectors; j++) {
-            sum[i][j] = add ? *(const vector *)(c + i * ldc + j * LANES) : (vector){ 0 };
+            sum[i][j] = (vector){ 0 };
         }
     }
     for (int64_t p = 0; p < k; p++) {
@@ -54,7 +54,11 @@ INLINE void block_f32(float *c, int64_t ldc, const uint32_t *a, int64_t row_stri
     for (int i = 0; i < rows; i++) {
 #pragma GCC unroll 4
         for (int j = 0; j < vectors; j++) {
-            *(vector *)(c + i * ldc + j * LANES) = sum[i][j];
+            vector *const to = (vector *)(c + i * ldc + j * LANES);
+            if (add) {
+                sum[i][j] += *to;
+            }
+            *to = sum[i][j];
         }
     }
 }
@@ -93,7 +97,7 @@ PAIR_KERNEL INLINE void block_bf16(float *c, int64_t ldc, const uint32_t *a, int
     for (int i = 0; i < rows; i++) {
 #pragma GCC unroll 4
         for (int j = 0; j < vectors; j++) {
-            sum[i][j] = add ? _mm512_loadu_ps(c + i * ldc + j * LANES) : _mm512_setzero_ps();
+            sum[i][j] = _mm512_setzero_ps();
         }
     }
     for (int64_t p = 0; p < k; p++) {
@@ -115,7 +119,8 @@ PAIR_KERNEL INLINE void block_bf16(float *c, int64_t ldc, const uint32_t *a, int
     for (int i = 0; i < rows; i++) {
 #pragma GCC unroll 4
         for (int j = 0; j < vectors; j++) {
-            _mm512_storeu_ps(c + i * ldc + j * LANES, sum[i][j]);
+            float *const to = c + i * ldc + j * LANES;
+            _mm512_storeu_ps(to, add ? _mm512_add_ps(_mm512_loadu_ps(to), sum[i][j]) : sum[i][j]);
         }
     }
 }
