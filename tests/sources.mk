@@ -8,6 +8,7 @@ unit_tests = \
 	tests/unit/test_dtype \
 	tests/unit/test_export \
 	tests/unit/test_ini \
+	tests/unit/test_inspect \
 	tests/unit/test_job \
 	tests/unit/test_layout \
 	tests/unit/test_mesh \
@@ -26,6 +27,7 @@ unit_tests = \
 
 tests_unit_test_convert_SOURCES = tests/unit/test_convert.c tests/unit/ckpt_model.c tests/unit/ckpt_model.h
 tests_unit_test_export_SOURCES = tests/unit/test_export.c tests/unit/ckpt_model.c tests/unit/ckpt_model.h
+tests_unit_test_inspect_SOURCES = tests/unit/test_inspect.c tests/unit/ckpt_model.c tests/unit/ckpt_model.h
 tests_unit_test_safetensors_SOURCES = tests/unit/test_safetensors.c tests/unit/ckpt_model.c tests/unit/ckpt_model.h
 tests_unit_test_source_SOURCES = tests/unit/test_source.c tests/unit/ckpt_model.c tests/unit/ckpt_model.h
 
@@ -54,6 +56,7 @@ shell_tests = \
 	tests/mesh/run.sh \
 	tests/oracle/live.sh \
 	tests/oracle/models.sh \
+	tests/oracle/shards.sh \
 	tests/oracle/tensorboard.sh \
 	tests/style/calls.sh \
 	tests/style/headers.sh \

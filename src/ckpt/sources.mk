@@ -6,6 +6,7 @@ libfinemesh_la_SOURCES += \
 	src/ckpt/hf.c src/ckpt/hf.h \
 	src/ckpt/hf_files.c src/ckpt/hf_files.h \
 	src/ckpt/index.c src/ckpt/index.h \
+	src/ckpt/inspect.c src/ckpt/inspect.h \
 	src/ckpt/match.c src/ckpt/match.h \
 	src/ckpt/options.h \
 	src/ckpt/publish.c src/ckpt/publish.h \

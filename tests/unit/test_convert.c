@@ -366,8 +366,28 @@ static void nothing_is_half_written_or_overwritten(void **state)
     tear_down(&f);
 }
 
-int main(void)
+/* With a folder as argument: leaves FOLDER/hf and FOLDER/shards there, for tests/oracle/shards.sh. */
+static int leave_shards(const char *dir)
 {
+    fixture f;
+    fm_convert_report report;
+    int *stages;
+    if (fm_path_join(f.hf, dir, "hf") < 0 || fm_path_join(f.shards, dir, "shards") < 0) {
+        return 99;
+    }
+    ckpt_model_make(&f.model, 2, 3);
+    ckpt_model_write(f.hf, &f.model, 2);
+    const fm_layout layout = ckpt_model_layout(&f.model, &(fm_mesh_shape){ { 1, 1, 2, 1, 9 } }, &stages);
+    const int rc = fm_convert(&report, f.shards, f.hf, &layout, f.model.tensors, false, NULL, NULL);
+    ckpt_model_clear(&f.model);
+    return rc < 0;
+}
+
+int main(int argc, char **argv)
+{
+    if (argc > 1) {
+        return leave_shards(argv[1]);
+    }
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(memory_does_not_grow_with_the_model),
         cmocka_unit_test(any_mesh_reads_any_mesh),
