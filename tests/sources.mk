@@ -38,12 +38,15 @@ endif
 
 # Programs that need several ranks: listed here to be built, run by the rows of tests/mesh/testlist.
 mesh_programs = \
+	tests/mesh/mesh_model \
 	tests/mesh/test_ckpt \
 	tests/mesh/test_indexing \
 	tests/mesh/test_context \
 	tests/mesh/test_launch
 tests_mesh_test_ckpt_SOURCES = tests/mesh/test_ckpt.c tests/unit/ckpt_model.c tests/unit/ckpt_model.h
 check_PROGRAMS += $(mesh_programs)
+tests_mesh_mesh_model_SOURCES = tests/mesh/mesh_model.c tests/mesh/reference.c tests/mesh/reference.h tests/mesh/trial.c tests/mesh/trial.h
+dist_check_DATA += tests/mesh/mesh_model.ini tests/mesh/testlist.all
 
 # Lets ranks that outnumber the cores yield while they wait; tests/lib.sh preloads it.
 check_LTLIBRARIES += tests/mesh/yield_shim.la
@@ -76,5 +79,10 @@ AM_TESTS_ENVIRONMENT = \
 	srcdir='$(srcdir)'; top_builddir='$(top_builddir)'; MPIEXEC='$(MPIEXEC)'; FM_CC='$(CC)'; \
 	FM_CPPFLAGS='-D_GNU_SOURCE -I. -I$(srcdir)/include -I$(srcdir)/src $(CPPFLAGS) $(HDF5_CFLAGS) $(JANSSON_CFLAGS) $(PCRE2_CFLAGS)'; \
 	export srcdir top_builddir MPIEXEC FM_CC FM_CPPFLAGS;
+
+# make check-all: the long lists too.
+check-all:
+	FM_TEST_LISTS='testlist testlist.all' $(MAKE) $(AM_MAKEFLAGS) check
+.PHONY: check-all
 
 include $(top_srcdir)/tests/oracle/sources.mk

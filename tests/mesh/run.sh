@@ -1,5 +1,7 @@
 #!/bin/sh
-# Every row of testlist is one counted test. FM_TEST_ROWS, a shell pattern, chooses rows by name (default: all).
+# Every row of testlist is one counted test. FM_TEST_LISTS names the lists (make check-all: testlist and testlist.all);
+# FM_TEST_ROWS, a shell pattern, chooses rows by name (default: all).
+test_lists=${FM_TEST_LISTS:-testlist}
 set -f
 . "$srcdir/tests/lib.sh"
 
@@ -13,7 +15,9 @@ run_row()
     rm -rf "${scratch:?}/$row_name"
 }
 
-grep -v '^ *\(#\|$\)' "$source_dir/tests/mesh/testlist" >"$scratch/rows"
+for list in $test_lists; do
+    grep -v '^ *\(#\|$\)' "$source_dir/tests/mesh/$list"
+done >"$scratch/rows"
 while read -r name ranks program arguments; do
     case $name in
     ${FM_TEST_ROWS:-*}) run_row "$name" "$ranks" "$program" $arguments ;;
