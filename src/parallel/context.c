@@ -69,7 +69,8 @@ int fm_context_new(fm_context **out, fm_comm *cp, fm_device *device, enum fm_con
     if (context == NULL) {
         return FM_ERR_MEMORY;
     }
-    *context = (fm_context){ .comm = cp, .device = device, .exchange = exchange, .ranks = fm_comm_size(cp), .rank = fm_comm_rank(cp) };
+    *context = (fm_context){ .comm = cp, .device = device, .exchange = exchange, .ranks = fm_comm_size(cp),
+                             .rank = fm_comm_rank(cp) };
     *out = context;
     return FM_OK;
 }
@@ -206,8 +207,8 @@ static int all_gather_forward(const call *c, void *out, float *lse, const void *
 {
     fm_attention_args all;
     FM_TRY(gather_keys(c, &all, k, v));
-    return c->compute->ops->attention(c->compute, out, all.dtype, lse, q, c->at.ordered, fm_at(c->at.ordered, all.dtype, c->width / 2),
-                                      &all, false);
+    return c->compute->ops->attention(c->compute, out, all.dtype, lse, q, c->at.ordered,
+                                      fm_at(c->at.ordered, all.dtype, c->width / 2), &all, false);
 }
 
 static int all_gather_backward(const call *c, void *dq, void *dk, void *dv, const operands *in, const void *k, const void *v)
@@ -290,8 +291,8 @@ static int pack(const call *c, const void *k, const void *v)
             void *const to = fm_at(c->at.keys[lane][0], a->dtype, b * c->chunk * c->width);
             const int64_t from = (b * a->Tk + lane * c->chunk) * a->ldk;
             FM_TRY(copy(c, to, c->width, a->dtype, fm_at(k, a->dtype, from), a->ldk, a->dtype, c->chunk, c->width / 2));
-            FM_TRY(copy(c, fm_at(to, a->dtype, c->width / 2), c->width, a->dtype, fm_at(v, a->dtype, from), a->ldk, a->dtype, c->chunk,
-                        c->width / 2));
+            FM_TRY(copy(c, fm_at(to, a->dtype, c->width / 2), c->width, a->dtype, fm_at(v, a->dtype, from), a->ldk, a->dtype,
+                        c->chunk, c->width / 2));
         }
     }
     return FM_OK;
@@ -305,7 +306,8 @@ static int unpack(const call *c, void *dk, void *dv)
             const float *const from = c->at.home[lane] + b * c->chunk * c->width;
             const int64_t to = (b * a->Tk + lane * c->chunk) * a->ldk;
             FM_TRY(copy(c, fm_at(dk, a->dtype, to), a->ldk, a->dtype, from, c->width, FM_F32, c->chunk, c->width / 2));
-            FM_TRY(copy(c, fm_at(dv, a->dtype, to), a->ldk, a->dtype, from + c->width / 2, c->width, FM_F32, c->chunk, c->width / 2));
+            FM_TRY(copy(c, fm_at(dv, a->dtype, to), a->ldk, a->dtype, from + c->width / 2, c->width, FM_F32, c->chunk,
+                        c->width / 2));
         }
     }
     return FM_OK;
@@ -338,7 +340,8 @@ static int wait_all(fm_request *requests, int n)
     return rc;
 }
 
-/* Local tokens [first, first + n) of batch row b against the chunk that a lane has in a step: forward, or with `partial` backward. */
+/* Local tokens [first, first + n) of batch row b against the chunk that a lane has in a step: forward, or with `partial`
+ * backward. */
 static int compute_segment(const call *c, const operands *with, int lane, int step, int b, int64_t first, int64_t n, bool merge)
 {
     const fm_attention_args *const a = c->args;
@@ -356,8 +359,8 @@ static int compute_segment(const call *c, const operands *with, int lane, int st
     const void *const q = fm_at(with->q, a->dtype, token * a->ldq), *const k = fm_at(c->at.keys[lane][step % 2], a->dtype, at);
     const void *const v = fm_at(k, a->dtype, c->width / 2);
     if (with->out != NULL) {
-        return c->compute->ops->attention(c->compute, (float *)with->out + token * a->ldo, FM_F32, with->lse + token * a->H, q, k, v,
-                                          &piece, merge);
+        return c->compute->ops->attention(c->compute, (float *)with->out + token * a->ldo, FM_F32, with->lse + token * a->H, q, k,
+                                          v, &piece, merge);
     }
     float *const dk = c->at.partial[lane][step % 2] + at;
     return c->compute->ops->attention_backward(c->compute, c->at.wide + token * a->ldq, dk, dk + c->width / 2, FM_F32,
@@ -454,8 +457,8 @@ static int end_gradients(const call *c, gradient_requests *requests, int step)
             FM_TRY(fm_comm_begin_send(c->context->comm, &requests->sent[lane][step % 2], sum, n, FM_F32, neighbour(c, lane, 1),
                                       TAG_GRADIENTS + lane));
         } else if (step > 0) {
-            FM_TRY(fm_comm_begin_send(c->context->comm, &requests->sent[lane][step % 2], sum, n, FM_F32, neighbour(c, lane, -step),
-                                      TAG_HOME + lane));
+            FM_TRY(fm_comm_begin_send(c->context->comm, &requests->sent[lane][step % 2], sum, n, FM_F32,
+                                      neighbour(c, lane, -step), TAG_HOME + lane));
         } else {
             FM_TRY(fm_device_copy(device, c->at.home[lane], sum, (size_t)n * sizeof(float)));
         }
@@ -490,8 +493,8 @@ static bool is_ring(const call *c)
     return fm_context_choose(c->context->exchange, c->row) == FM_CONTEXT_RING;
 }
 
-int fm_context_attention(fm_context *context, fm_compute *compute, void *out, float *lse, const void *q, const void *k, const void *v,
-                         const fm_attention_args *args)
+int fm_context_attention(fm_context *context, fm_compute *compute, void *out, float *lse, const void *q, const void *k,
+                         const void *v, const fm_attention_args *args)
 {
     if (context == NULL) {
         return compute->ops->attention(compute, out, args->dtype, lse, q, k, v, args, false);

@@ -73,7 +73,8 @@ static void finish(const fm_pipeline *p, const progress *done, const fm_pipeline
     }
 }
 
-/* Runs the rows of each rank in their order, as early as can be, and sets their ticks. False where the order would wait for ever. */
+/* Runs the rows of each rank in their order, as early as can be, and sets their ticks. False where the order would wait for
+ * ever. */
 static bool time_rows(fm_pipeline *p, const progress *done, int *next)
 {
     progress_reset(done, p);
@@ -86,7 +87,8 @@ static bool time_rows(fm_pipeline *p, const progress *done, int *next)
         for (int r = 0; r < p->ranks; r++) {
             while (next[r] < p->first[r + 1]) {
                 fm_pipeline_row *const row = &p->rows[next[r]], *const before = next[r] == p->first[r] ? NULL : row - 1;
-                const int ready = ready_at(p, done, row), free_at = before == NULL ? 0 : before->tick + actions[before->action].units;
+                const int free_at = before == NULL ? 0 : before->tick + actions[before->action].units;
+                const int ready = ready_at(p, done, row);
                 if (ready < 0) {
                     break;
                 }
@@ -140,8 +142,8 @@ static void order_gpipe(fm_pipeline *p)
     }
 }
 
-/* Microbatches go through one chunk after the other in groups of as many as there are ranks, or a few more, so that all groups have
- * at least that many: then no rank waits between groups. */
+/* Microbatches go through one chunk after the other in groups of as many as there are ranks, or a few more, so that all groups
+ * have at least that many: then no rank waits between groups. */
 static int n_groups(const fm_pipeline *p)
 {
     return p->microbatches < p->ranks ? 1 : p->microbatches / p->ranks;
@@ -164,8 +166,8 @@ static void interleaved_step(int *microbatch, int *chunk, const fm_pipeline *p, 
     *chunk = forward ? k / size : p->chunks - 1 - k / size;
 }
 
-/* Interleaved 1F1B (Narayanan et al. 2021, section 2.2.2), for any number of microbatches: `warmup` forward passes, then forward and
- * backward in turn, then the backward passes that are left. */
+/* Interleaved 1F1B (Narayanan et al. 2021, section 2.2.2), for any number of microbatches: `warmup` forward passes, then
+ * forward and backward in turn, then the backward passes that are left. */
 static void order_interleaved(fm_pipeline *p)
 {
     const int total = p->chunks * p->microbatches, group = (p->microbatches + n_groups(p) - 1) / n_groups(p);
@@ -187,8 +189,9 @@ static void order_interleaved(fm_pipeline *p)
     }
 }
 
-/* 1F1B (PipeDream-flush; Narayanan et al. 2021, section 2.2.1), or split ZB-H1 (Qi et al. 2023, section 2.1): rank r runs the weight part
- * r microbatches after the input part. Rank P-1 so has the same P activations as rank 0, and all the weight parts that fill the end. */
+/* 1F1B (PipeDream-flush; Narayanan et al. 2021, section 2.2.1), or split ZB-H1 (Qi et al. 2023, section 2.1): rank r runs the
+ * weight part r microbatches after the input part. Rank P-1 so has the same P activations as rank 0, and all the weight parts
+ * that fill the end. */
 static void order_1f1b(fm_pipeline *p, bool split)
 {
     const int M = p->microbatches;
@@ -249,8 +252,8 @@ int fm_pipeline_emit(fm_pipeline *out, enum fm_pipeline_schedule schedule, int r
     FM_ASSERT(ranks > 0 && chunks > 0 && microbatches > 0);
     *out = (fm_pipeline){ .schedule = schedule, .ranks = ranks, .chunks = chunks, .microbatches = microbatches };
     if (chunks > 1 && !has_chunks(schedule)) {
-        return fm_fail(FM_ERR_JOB, "pipeline.schedule = %s has one model chunk a rank, but virtual_stages is %d. Choose virtual_stages = 1, "
-                       "or schedule = interleaved1f1b.", schedule == FM_PIPELINE_ZB ? "zb" : "1f1b", chunks);
+        return fm_fail(FM_ERR_JOB, "pipeline.schedule = %s has one model chunk a rank, but virtual_stages is %d. Choose "
+                       "virtual_stages = 1, or schedule = interleaved1f1b.", schedule == FM_PIPELINE_ZB ? "zb" : "1f1b", chunks);
     }
     const bool split = schedule == FM_PIPELINE_ZB && ranks > 1;
     progress done = { NULL, NULL };
@@ -281,8 +284,8 @@ static int refuse(const fm_pipeline *p, int i, const char *why)
 {
     const fm_pipeline_row *const row = &p->rows[i];
     const bool known = (unsigned)row->action < sizeof actions / sizeof actions[0];
-    return fm_fail(FM_ERR_INTERNAL, "pipeline table of %d ranks, %d chunks, %d microbatches: row %d (rank %d, tick %d, %s of microbatch "
-                   "%d, chunk %d) %s", p->ranks, p->chunks, p->microbatches, i, row->rank, row->tick,
+    return fm_fail(FM_ERR_INTERNAL, "pipeline table of %d ranks, %d chunks, %d microbatches: row %d (rank %d, tick %d, %s of "
+                   "microbatch %d, chunk %d) %s", p->ranks, p->chunks, p->microbatches, i, row->rank, row->tick,
                    known ? actions[row->action].name : "unknown action", row->microbatch, row->chunk, why);
 }
 
@@ -307,8 +310,9 @@ static int check_rows(const fm_pipeline *p)
     return FM_OK;
 }
 
-/* The k-th forward pass of a chunk on a rank is that of microbatch k, and so are input and weight parts: so each is there once and in
- * ascending order, and messages of one chunk and direction are sent and received in one order. counts [ranks, chunks, 3], zeros. */
+/* The k-th forward pass of a chunk on a rank is that of microbatch k, and so are input and weight parts: so each is there once
+ * and in ascending order, and messages of one chunk and direction are sent and received in one order. counts [ranks, chunks,
+ * 3], zeros. */
 static int check_order(const fm_pipeline *p, int *counts)
 {
     for (int i = 0; i < p->n_rows; i++) {
@@ -323,8 +327,9 @@ static int check_order(const fm_pipeline *p, int *counts)
     }
     for (int i = 0; i < 3 * n_stages(p); i++) {
         if (counts[i] != p->microbatches) {
-            return fm_fail(FM_ERR_INTERNAL, "pipeline table: chunk %d of rank %d has %d of %d %s", i / 3 % p->chunks, i / 3 / p->chunks,
-                           counts[i], p->microbatches, i % 3 == 0 ? "forward passes" : i % 3 == 1 ? "input parts" : "weight parts");
+            return fm_fail(FM_ERR_INTERNAL, "pipeline table: chunk %d of rank %d has %d of %d %s", i / 3 % p->chunks,
+                           i / 3 / p->chunks, counts[i], p->microbatches,
+                           i % 3 == 0 ? "forward passes" : i % 3 == 1 ? "input parts" : "weight parts");
         }
     }
     return FM_OK;
@@ -383,9 +388,9 @@ double fm_pipeline_bubble(const fm_pipeline *pipeline)
     return 1.0 - (double)work / ((double)end * pipeline->ranks);
 }
 
-/* Layer by layer to the stage that is cheapest then. All layers cost the same, so no other division has a cheaper dearest stage: when
- * the dearest stage got its last layer, every other stage would have become as dear with it. Of equals the later stage gets the layer,
- * as earlier stages hold more activations. */
+/* Layer by layer to the stage that is cheapest then. All layers cost the same, so no other division has a cheaper dearest
+ * stage: when the dearest stage got its last layer, every other stage would have become as dear with it. Of equals the later
+ * stage gets the layer, as earlier stages hold more activations. */
 void fm_pipeline_divide(int *out, int n_layers, int n_stages, double first_cost, double last_cost)
 {
     const int each = n_layers >= n_stages ? 1 : 0;

@@ -140,22 +140,22 @@ static const void *part(const void *qkv, enum fm_dtype dtype, int64_t columns)
 static int forward(fm_context *context, fm_compute *compute, side *x, const setting *s)
 {
     const int64_t q = s->H * D, k = s->K * D;
-    return fm_context_attention(context, compute, x->out, x->lse, x->qkv, part(x->qkv, s->dtype, q), part(x->qkv, s->dtype, q + k),
-                                &x->args);
+    return fm_context_attention(context, compute, x->out, x->lse, x->qkv, part(x->qkv, s->dtype, q),
+                                part(x->qkv, s->dtype, q + k), &x->args);
 }
 
 static int backward(fm_context *context, fm_compute *compute, side *x, const setting *s)
 {
     const int64_t q = s->H * D, k = s->K * D;
     return fm_context_attention_backward(context, compute, x->dqkv, (void *)(uintptr_t)part(x->dqkv, s->dtype, q),
-                                         (void *)(uintptr_t)part(x->dqkv, s->dtype, q + k), x->dout, x->out, x->lse, x->delta, x->qkv,
-                                         part(x->qkv, s->dtype, q), part(x->qkv, s->dtype, q + k), &x->args);
+                                         (void *)(uintptr_t)part(x->dqkv, s->dtype, q + k), x->dout, x->out, x->lse, x->delta,
+                                         x->qkv, part(x->qkv, s->dtype, q), part(x->qkv, s->dtype, q + k), &x->args);
 }
 
 /* The relative L2 distance over all ranks between columns [first, first + n) of rows of `width` here and in the whole. Where a
  * number is not finite, both must be the same. */
-static double distance(fm_comm *world, const side *here, const void *mine, const side *whole, const void *all, enum fm_dtype dtype,
-                       int B, int64_t width, int64_t first, int64_t n)
+static double distance(fm_comm *world, const side *here, const void *mine, const side *whole, const void *all,
+                       enum fm_dtype dtype, int B, int64_t width, int64_t first, int64_t n)
 {
     double sums[2] = { 0, 0 };
     for (int64_t at = 0; at < B * here->T; at++) {
@@ -206,8 +206,8 @@ static int compare(fm_comm *world, const side *here, const side *whole, const se
 
 /* ---- traffic ---- */
 
-/* Hand-overs of all chunks, found by asking for every pair of tokens: chunk r moves up from rank to rank, chunk 2P-1-r down, as far as
- * the last rank with a query that sees one of its keys. *homes counts the chunks that moved at all. */
+/* Hand-overs of all chunks, found by asking for every pair of tokens: chunk r moves up from rank to rank, chunk 2P-1-r down, as
+ * far as the last rank with a query that sees one of its keys. *homes counts the chunks that moved at all. */
 static int64_t count_hops(int64_t *homes, int64_t T, int64_t window, int ranks)
 {
     const int64_t chunk = T / (2 * ranks);

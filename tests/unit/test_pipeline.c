@@ -1,5 +1,5 @@
-/* Pipeline tables: every schedule over many sizes is proved, compared with the known formulas, and run by a small executor that knows
- * no ticks; tables that were spoiled are refused. */
+/* Pipeline tables: every schedule over many sizes is proved, compared with the known formulas, and run by a small executor that
+ * knows no ticks; tables that were spoiled are refused. */
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -47,7 +47,8 @@ static void every_table_is_proved(void **state)
     for_all_tables(check_is_proved);
 }
 
-/* ---- an executor: each rank runs its rows in order; a message is a microbatch number in a queue of its stage and direction ---- */
+/* ---- an executor: each rank runs its rows in order; a message is a microbatch number in a queue of its stage and direction
+ * ---- */
 
 typedef struct {
     int sent[2][MAX_STAGES][MAX_MICROBATCHES];
@@ -159,7 +160,8 @@ static int expected_peak(const fm_pipeline *p, int rank)
     }
 }
 
-/* Idle units of a rank. With fewer microbatches than ranks, the first one's way through all stages and back is what takes so long. */
+/* Idle units of a rank. With fewer microbatches than ranks, the first one's way through all stages and back is what takes so
+ * long. */
 static int expected_idle(const fm_pipeline *p)
 {
     const int P = p->ranks, C = p->chunks, M = p->microbatches, missing = M < P ? P - M : 0;
@@ -174,10 +176,11 @@ static void check_formulas(const fm_pipeline *p)
     for (int r = 0; r < p->ranks; r++) {
         assert_int_equal(fm_pipeline_peak(p, r), expected_peak(p, r));
     }
-    const double idle = expected_idle(p), busy = 3.0 * p->chunks * p->microbatches, gap = fm_pipeline_bubble(p) - idle / (busy + idle);
+    const double idle = expected_idle(p), busy = 3.0 * p->chunks * p->microbatches;
+    const double gap = fm_pipeline_bubble(p) - idle / (busy + idle);
     if (!(gap < 1e-12 && gap > -1e-12)) {
-        fail_msg("schedule %d, %d ranks, %d chunks, %d microbatches: bubble %.9g, the formula says %.9g", (int)p->schedule, p->ranks,
-                 p->chunks, p->microbatches, fm_pipeline_bubble(p), idle / (busy + idle));
+        fail_msg("schedule %d, %d ranks, %d chunks, %d microbatches: bubble %.9g, the formula says %.9g", (int)p->schedule,
+                 p->ranks, p->chunks, p->microbatches, fm_pipeline_bubble(p), idle / (busy + idle));
     }
 }
 
@@ -257,8 +260,8 @@ static void spoil_row(fm_pipeline *p, int i)
     *row = good;
 }
 
-/* Tables are as early as can be: one tick less is too early, for the row before or for what is needed; one more is too late where the
- * next row follows at once. */
+/* Tables are as early as can be: one tick less is too early, for the row before or for what is needed; one more is too late
+ * where the next row follows at once. */
 static void spoil_time(fm_pipeline *p, int i)
 {
     fm_pipeline_row *const row = &p->rows[i];
@@ -293,7 +296,8 @@ static void spoiled_tables_are_refused(void **state)
         enum fm_pipeline_schedule schedule;
         int ranks, chunks, microbatches;
     } sizes[] = {
-        { FM_PIPELINE_GPIPE, 3, 1, 4 }, { FM_PIPELINE_GPIPE, 2, 2, 3 }, { FM_PIPELINE_1F1B, 4, 1, 7 }, { FM_PIPELINE_1F1B, 8, 1, 3 },
+        { FM_PIPELINE_GPIPE, 3, 1, 4 }, { FM_PIPELINE_GPIPE, 2, 2, 3 }, { FM_PIPELINE_1F1B, 4, 1, 7 },
+        { FM_PIPELINE_1F1B, 8, 1, 3 },
         { FM_PIPELINE_INTERLEAVED_1F1B, 2, 3, 4 }, { FM_PIPELINE_INTERLEAVED_1F1B, 4, 2, 9 }, { FM_PIPELINE_ZB, 2, 1, 5 },
         { FM_PIPELINE_ZB, 5, 1, 8 },
     };
@@ -317,7 +321,8 @@ static void spoiled_tables_are_refused(void **state)
     }
 }
 
-/* Two ranks that wait for each other: rank 0 wants its gradient before it sends microbatch 1, rank 1 wants that first. No ticks help. */
+/* Two ranks that wait for each other: rank 0 wants its gradient before it sends microbatch 1, rank 1 wants that first. No ticks
+ * help. */
 static void a_deadlock_is_refused(void **state)
 {
     fm_pipeline_row rows[] = {
