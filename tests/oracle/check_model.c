@@ -1,5 +1,5 @@
 /* Holds a run of finemesh against what transformers said (README.md beside this file has the formats):
- *     check_model step DATA/MODEL OUTPUT_DIR [GRADIENTS_DIR]   first line of metrics.jsonl, and the gradients of that step
+ *     check_model step DATA/MODEL OUTPUT_DIR GRADIENTS_DIR     first line of metrics.jsonl and the gradients of that step
  *     check_model curve DATA/MODEL OUTPUT_DIR                  the losses of all steps
  * Prints what is too far; exits 0 or 1. */
 #include <math.h>
@@ -140,8 +140,7 @@ static int check_step(const char *metrics, const json_t *reference, const char *
     hold("tokens", real(line, "tokens"), real(reference, "tokens"), 0);
     hold("label tokens", real(line, "label_tokens"), real(reference, "label_tokens"), 0);
     json_decref(line);
-    return gradients_dir == NULL ? FM_OK
-                                 : check_gradients(model_dir, gradients_dir, json_object_get(reference, "fp32_gradient_distance"));
+    return check_gradients(model_dir, gradients_dir, json_object_get(reference, "fp32_gradient_distance"));
 }
 
 static int check_curve(const char *metrics, const json_t *reference)
@@ -159,7 +158,7 @@ static int check_curve(const char *metrics, const json_t *reference)
 
 int main(int argc, char **argv)
 {
-    const bool step = argc >= 4 && argc <= 5 && strcmp(argv[1], "step") == 0;
+    const bool step = argc == 5 && strcmp(argv[1], "step") == 0;
     if (!step && !(argc == 4 && strcmp(argv[1], "curve") == 0)) {
         fprintf(stderr, "usage: check_model step|curve DATA/MODEL OUTPUT_DIR [GRADIENTS_DIR]\n");
         return 99;

@@ -3,6 +3,9 @@
 . "$srcdir/tests/lib.sh"
 [ -n "${FM_ORACLE_PYTHON:-}" ] || tap_skip_all "FM_ORACLE_PYTHON names no Python with torch, transformers and h5py"
 
+TQDM_DISABLE=1
+export TQDM_DISABLE
+
 # compare MODEL DTYPE RANKS MORE...
 compare()
 {

@@ -1,5 +1,5 @@
 #!/bin/sh
-# Whole models against what transformers said of them (README.md here): loss and norm of the gradient of one step on several
+# Whole models against what transformers said of them (README.md here): loss, norm and every gradient of one step on several
 # meshes, and the losses of 100 steps. FM_TEST_ROWS, a shell pattern, chooses rows by name.
 . "$srcdir/tests/lib.sh"
 data=$source_dir/tests/oracle/data
@@ -20,11 +20,11 @@ against()
 {
     what=$1 model=$2 ranks=$3
     shift 3
-    rm -rf "${scratch:?}/out"
+    rm -rf "${scratch:?}/out" "$scratch/gradients"
     job "$scratch/job.ini" "job.output_dir=$scratch/out" "model.path=$data/$model" "model.dtype=float32" "data.format=tokens" \
         "data.shuffle=no" "data.seq_length=64" "checkpoint.export=no" "$@"
     run_ranks "$ranks" "$build_dir/finemesh" run "$scratch/job.ini" || return 1
-    "$build_dir/tests/oracle/check_model" "$what" "$data/$model" "$scratch/out"
+    "$build_dir/tests/oracle/check_model" "$what" "$data/$model" "$scratch/out" $gradients
 }
 
 # row WHAT MODEL RANKS SETTINGS...: one result.
@@ -38,13 +38,16 @@ row()
 
 step()
 {
+    gradients=$scratch/gradients
     step_model=$1 step_ranks=$2
     shift 2
-    row step "$step_model" "$step_ranks" "data.train=$data/$step_model/rows.jsonl" train.steps=1 batch.global_batch_size=8 "$@"
+    row step "$step_model" "$step_ranks" "data.train=$data/$step_model/rows.jsonl" train.steps=1 batch.global_batch_size=8 \
+        "log.gradients=$gradients" "$@"
 }
 
 curve()
 {
+    gradients=
     curve_model=$1 curve_ranks=$2
     shift 2
     row curve "$curve_model" "$curve_ranks" "data.train=$data/curve.jsonl" train.steps=100 batch.global_batch_size=4 \

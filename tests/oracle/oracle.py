@@ -100,6 +100,8 @@ def torch_loss(net, rows, seq_length=None):
     double = next(net.parameters()).dtype == torch.float64
     total = 0.0
     for ids, labels in cut:
+        if len(ids) < 2:
+            continue
         for module in net.modules():
             if hasattr(module, "max_seq_len_cached"):   # `dynamic` rope remembers the longest row that it has seen
                 module.max_seq_len_cached = 0

@@ -5,10 +5,9 @@ set -f
 
 # Every source without its comments, as FILE:LINE:TEXT.
 cd "$source_dir" || exit 99
-for file in $(find src include -name '*.[ch]' -o -name '*.cu' | sort); do
-    $FM_CC -x c -w -fpreprocessed -dD -E "$file" |
-        awk -v file="$file" '/^# [0-9]+ "/ { line = $2 - 1; next } { line++; print file ":" line ":" $0 }'
-done >"$scratch/code"
+$FM_CC -x c -w -fpreprocessed -dD -E $(find src include -name '*.[ch]' -o -name '*.cu') |
+    awk '/^# [0-9]+ "/ { line = $2 - 1; file = substr($3, 2, length($3) - 2); next }
+         { line++; print file ":" line ":" $0 }' >"$scratch/code"
 [ -s "$scratch/code" ] || exit 99
 
 # no_strays REGEX FILES...: no match outside the files.
