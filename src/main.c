@@ -4,55 +4,130 @@
 #include <string.h>
 
 #include "base/log.h"
+#include "job/cmd_convert.h"
+#include "job/cmd_eval.h"
+#include "job/cmd_export.h"
+#include "job/cmd_generate.h"
+#include "job/cmd_inspect.h"
+#include "job/cmd_load.h"
 #include "job/cmd_run.h"
+#include "job/cmd_tokenize.h"
+#include "job/keys.h"
+#include "job/version.h"
 
+/* Exit status: a part of the interface. */
 enum { EXIT_DONE = 0, EXIT_JOB = 1, EXIT_FAILED = 2, EXIT_STOPPED = 3 };
 
-/* A subcommand. `started`: set when its work had begun, so that a failure is the run's and not the job's. */
-typedef int command_fn(const fm_launch *launch, int argc, char **argv, bool *started);
+/* A subcommand works on the arguments after its name. With ranks: collective; `started` is set when its work had begun, so that a failure
+ * is the run's and not the job's. Without: one process, no MPI. */
+typedef int ranks_fn(const fm_launch *launch, int argc, char **argv, bool *started);
+typedef int alone_fn(int argc, char **argv);
 
 typedef struct {
-    const char *name, *arguments;
-    command_fn *run;
+    const char *name, *arguments, *help;
+    int least_arguments;
+    ranks_fn *with_ranks;
+    alone_fn *alone;
 } command;
 
 static const command commands[] = {
-    { "run", "JOB.ini [section.key=value ...]", fm_cmd_run },
+    { "run", "JOB.ini [section.key=value ...]", "convert if needed, train, validate, export", 1, fm_cmd_run, NULL },
+    { "load", "[MODEL] [--tp-size N --dp-size N ...]", "load a model on a mesh, say who holds what, run it forward", 0, fm_cmd_load, NULL },
+    { "convert", "JOB.ini [section.key=value ...]", "HF directory -> shards", 1, fm_cmd_convert, NULL },
+    { "export", "JOB.ini [section.key=value ...]", "shards -> HF directory", 1, fm_cmd_export, NULL },
+    { "eval", "JOB.ini [section.key=value ...]", "loss and perplexity of a model over data", 1, fm_cmd_eval, NULL },
+    { "generate", "MODEL PROMPT [--max-new-tokens N]", "the likeliest continuation of a prompt", 2, fm_cmd_generate, NULL },
+    { "inspect", "PATH ...", "tensors of an HF directory, a shard set or one file", 1, fm_cmd_inspect, NULL },
+    { "tokenize", "MODEL [--decode]", "JSON lines of text to ids, or back", 1, NULL, fm_cmd_tokenize },
 };
+
+enum { N_COMMANDS = sizeof commands / sizeof commands[0] };
+
+static void print_usage(FILE *out)
+{
+    fputs("usage: finemesh COMMAND ARGUMENTS, under mpiexec -n RANKS or srun for more than one rank\n\n", out);
+    for (int i = 0; i < N_COMMANDS; i++) {
+        fprintf(out, "  %-9s %-40s %s\n", commands[i].name, commands[i].arguments, commands[i].help);
+    }
+    fputs("\n  finemesh run --help-keys    every key of a job file\n  finemesh --version          what is built in and usable here\n", out);
+}
+
+static const command *find_command(const char *name)
+{
+    for (int i = 0; i < N_COMMANDS; i++) {
+        if (strcmp(commands[i].name, name) == 0) {
+            return &commands[i];
+        }
+    }
+    return NULL;
+}
 
 static int exit_code(int rc, bool started)
 {
     return rc >= 0 ? EXIT_DONE : rc == FM_ERR_STOPPED ? EXIT_STOPPED : started ? EXIT_FAILED : EXIT_JOB;
 }
 
-int main(int argc, char **argv)
+/* Before the first step every failure is agreed upon by all ranks, and so are these two later. Any other is one rank's own: the
+ * others wait in a collective for it and must be ended. */
+static bool is_agreed(int rc, bool started)
 {
-    MPI_Init(&argc, &argv);
+    return !started || rc == FM_ERR_NUMERIC || rc == FM_ERR_STOPPED;
+}
+
+static int run_with_ranks(const command *c, int argc, char **argv)
+{
     const MPI_Comm world = MPI_COMM_WORLD;
     int n_ranks;
+    MPI_Init(NULL, NULL);
     MPI_Comm_size(world, &n_ranks);
     fm_launch launch;
     bool started = false;
     int rc = fm_launch_begin(&launch, n_ranks > 1 ? &world : NULL);
-    const char *const name = argc > 1 ? argv[1] : "";
-    const command *found = NULL;
-    for (size_t i = 0; i < sizeof commands / sizeof commands[0]; i++) {
-        if (strcmp(commands[i].name, name) == 0) {
-            found = &commands[i];
-        }
+    if (rc == FM_OK) {
+        rc = c->with_ranks(&launch, argc, argv, &started);
     }
-    if (rc == FM_OK && (found == NULL || argc < 3)) {
-        rc = fm_fail(FM_ERR_JOB, "usage: finemesh run JOB.ini");
-    } else if (rc == FM_OK) {
-        rc = found->run(&launch, argc - 2, argv + 2, &started);
+    if (rc < 0 && !is_agreed(rc, started) && launch.n_ranks > 1) {
+        fm_log_set_speaker(true);
+        fm_log_error("rank %d: %s", launch.rank, fm_error_message());
+        MPI_Abort(world, EXIT_FAILED);
     }
     if (rc < 0 && rc != FM_ERR_STOPPED) {
         fm_log_error("%s", fm_error_message());
     }
-    if (rc < 0 && started && rc != FM_ERR_NUMERIC && rc != FM_ERR_STOPPED) {
-        MPI_Abort(world, EXIT_FAILED);
-    }
     fm_launch_end(&launch);
     MPI_Finalize();
     return exit_code(rc, started);
+}
+
+static int run_alone(const command *c, int argc, char **argv)
+{
+    const int rc = c->alone(argc, argv);
+    if (rc < 0) {
+        fm_log_error("%s", fm_error_message());
+    }
+    return exit_code(rc, false);
+}
+
+int main(int argc, char **argv)
+{
+    const char *const name = argc > 1 ? argv[1] : "";
+    if (strcmp(name, "--version") == 0) {
+        fm_print_version();
+        return EXIT_DONE;
+    }
+    if (strcmp(name, "--help") == 0 || strcmp(name, "-h") == 0) {
+        print_usage(stdout);
+        return EXIT_DONE;
+    }
+    if (strcmp(name, "run") == 0 && argc > 2 && strcmp(argv[2], "--help-keys") == 0) {
+        fm_keys_print_help();
+        return EXIT_DONE;
+    }
+    const command *const c = find_command(name);
+    if (c == NULL || argc - 2 < c->least_arguments) {
+        fm_log_error(c == NULL ? "no command is called \"%s\"" : "finemesh %s: arguments are missing", name);
+        print_usage(stderr);
+        return EXIT_JOB;
+    }
+    return c->with_ranks != NULL ? run_with_ranks(c, argc - 2, argv + 2) : run_alone(c, argc - 2, argv + 2);
 }

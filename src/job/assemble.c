@@ -9,6 +9,7 @@
 #include "base/json.h"
 #include "base/log.h"
 #include "ckpt/convert.h"
+#include "ckpt/export.h"
 #include "ckpt/load.h"
 #include "ckpt/match.h"
 #include "job/effective.h"
@@ -44,15 +45,46 @@ static int read_for_all(char **text, size_t *size_bytes, const char *path, size_
     return fm_comm_broadcast_text(world, text, size_bytes, 0);
 }
 
-int fm_assemble_job(fm_assembly *a, const fm_launch *launch, const char *path, const char *const *overrides, int n_overrides)
+int fm_assemble_text(fm_assembly *a, const fm_launch *launch, const char *text, const char *name, const char *const *overrides,
+                     int n_overrides, bool trains)
 {
     a->launch = launch;
+    const int rc = trains ? fm_job_load(&a->job, text, strlen(text), name, overrides, n_overrides, launch->n_ranks)
+                          : fm_job_parse(&a->job, text, strlen(text), name, overrides, n_overrides);
+    return fm_comm_agree(launch->world, rc);
+}
+
+int fm_assemble_job(fm_assembly *a, const fm_launch *launch, int argc, char **argv, bool trains)
+{
     char *text;
     size_t size_bytes;
-    FM_TRY(read_for_all(&text, &size_bytes, path, JOB_LIMIT_BYTES, launch->world));
-    const int rc = fm_job_load(&a->job, text, size_bytes, path, overrides, n_overrides, launch->n_ranks);
+    FM_TRY(read_for_all(&text, &size_bytes, argv[0], JOB_LIMIT_BYTES, launch->world));
+    const int rc = strlen(text) != size_bytes
+        ? fm_fail(FM_ERR_JOB, "%s: byte %zu is 0: not a text file", argv[0], strlen(text))
+        : fm_assemble_text(a, launch, text, argv[0], (const char *const *)argv + 1, argc - 1, trains);
     fm_free(text);
-    return fm_comm_agree(launch->world, rc);
+    return rc;
+}
+
+/* Ranks that the sizes of a job describe, with dp_size 0 as 1. */
+static int described_ranks(const fm_distributed_options *d)
+{
+    const fm_mesh_sizes *const s = &d->sizes;
+    int ranks = 1;
+    const int extents[] = { s->pp_size, s->cp_size, s->tp_size, s->dp_size > 0 ? s->dp_size : s->dp_replicate_size };
+    for (int i = 0; i < 4; i++) {
+        ranks *= extents[i] > 0 ? extents[i] : 1;
+    }
+    for (int i = 0; d->has_mesh && i < FM_DIMS; i++) {
+        ranks = (i == 0 ? 1 : ranks) * (d->explicit_mesh.size[i] > 0 ? d->explicit_mesh.size[i] : 1);
+    }
+    return ranks;
+}
+
+int fm_assemble_shape(fm_assembly *a, bool imagined)
+{
+    const int rc = fm_job_mesh(&a->mesh, &a->job, a->launch->n_ranks);
+    return rc < 0 && imagined ? fm_job_mesh(&a->mesh, &a->job, described_ranks(&a->job.distributed)) : rc;
 }
 
 static int parse_config(fm_assembly *a, const char *path)
@@ -81,7 +113,7 @@ static int divide_layers(fm_assembly *a)
 {
     const int pp = a->mesh.size[FM_PP], L = a->config.L;
     const int stages = pp * (pp > 1 && a->job.pipeline.schedule == FM_PIPELINE_INTERLEAVED_1F1B ? a->job.pipeline.virtual_stages : 1);
-    const fm_coord coord = fm_mesh_coord(&a->mesh, a->launch->rank);
+    const fm_coord coord = fm_mesh_coord(&a->mesh, a->launch->rank % fm_mesh_ranks(&a->mesh));   /* a mesh may be imagined */
     if (stages > L) {
         return fm_fail(FM_ERR_JOB, "%d pipeline stages for a model of %d layers: every stage needs a layer. Choose pp_size x "
                        "virtual_stages <= %d.", stages, L, L);
@@ -112,7 +144,7 @@ static int divide_layers(fm_assembly *a)
     return FM_OK;
 }
 
-static fm_layout layout_of(const fm_assembly *a)
+fm_layout fm_assembly_layout(const fm_assembly *a)
 {
     return (fm_layout){
         .mesh = a->mesh, .heads = { a->config.H, a->config.K, a->config.D }, .n_layers = a->config.L, .n_tensors = a->n_tensors,
@@ -125,15 +157,12 @@ int fm_assemble_config(fm_assembly *a)
     char path[FM_PATH_BYTES];
     FM_TRY(fm_path_join(path, a->job.model.path, "config.json"));
     FM_TRY(parse_config(a, path));
-    int rc = fm_job_mesh(&a->mesh, &a->job, a->launch->n_ranks);
-    if (rc == FM_OK) {
-        rc = fm_config_tensors(&a->tensors, &a->n_tensors, &a->config);
-    }
+    int rc = fm_config_tensors(&a->tensors, &a->n_tensors, &a->config);
     if (rc == FM_OK) {
         rc = divide_layers(a);
     }
     if (rc == FM_OK) {
-        const fm_layout layout = layout_of(a);
+        const fm_layout layout = fm_assembly_layout(a);
         rc = fm_layout_check(&layout);
     }
     return fm_comm_agree(a->launch->world, rc);
@@ -193,10 +222,10 @@ int fm_assemble_shards(fm_assembly *a, fm_source **source)
 {
     char dir[FM_PATH_BYTES];
     fm_comm *const world = a->launch->world;
-    const fm_layout layout = layout_of(a);
+    const fm_layout layout = fm_assembly_layout(a);
     fm_convert_report report;
     FM_TRY(fm_path_join(dir, a->job.output_dir, "shards"));
-    FM_TRY(fm_convert(&report, dir, a->job.model.path, &layout, a->tensors, true, world, fm_groups_get(a->groups, FM_GROUP_TP)));
+    FM_TRY(fm_convert(&report, dir, a->job.model.path, &layout, a->tensors, true, world, a->groups == NULL ? NULL : fm_groups_get(a->groups, FM_GROUP_TP)));
     if (report.reused) {
         fm_log_print("# shards: %s is up to date\n", dir);
     } else {
@@ -256,6 +285,29 @@ int fm_assemble_model(fm_assembly *a, const fm_source *source, bool trains)
         a->stage_of_layer = NULL;
     }
     return fm_comm_agree(a->launch->world, rc);
+}
+
+int fm_assembly_export(const fm_assembly *a, const char *dir)
+{
+    const fm_model *const m = a->model;
+    const void **const data = fm_alloc_array(m->n_tensors, sizeof *data, FM_MEMORY_HOST);
+    enum fm_dtype *const dtypes = fm_alloc_array(m->n_tensors, sizeof *dtypes, FM_MEMORY_HOST);
+    int rc = data == NULL || dtypes == NULL ? FM_ERR_MEMORY : FM_OK;
+    for (int p = 0; p < m->n_params && rc == FM_OK; p++) {
+        const fm_param_view view = fm_model_param(m, p);
+        data[m->params[p].tensor] = view.master != NULL ? view.master : view.weight;
+        dtypes[m->params[p].tensor] = view.master != NULL ? m->setup.master_dtype : m->setup.dtype;
+    }
+    rc = fm_comm_agree(a->launch->world, rc);
+    if (rc == FM_OK) {
+        fm_array_feed arrays = { .layout = &m->layout, .coord = m->coord, .data = data, .dtypes = dtypes };
+        const fm_tensor_feed feed = fm_feed_arrays(&arrays);
+        const fm_export_options options = { .source_dir = a->job.model.path };
+        rc = fm_export(dir, &m->layout, &feed, &options, a->launch->world, fm_groups_get(a->groups, FM_GROUP_TP));
+    }
+    fm_free(data);
+    fm_free(dtypes);
+    return rc;
 }
 
 int fm_assemble_weights(fm_assembly *a, fm_source *source)

@@ -37,11 +37,22 @@ typedef struct {
 int fm_launch_begin(fm_launch *launch, const void *mpi_comm);
 void fm_launch_end(fm_launch *launch);
 
-/* The job file (read by rank 0) and overrides, all errors reported at once. Collective on the world. */
-int fm_assemble_job(fm_assembly *a, const fm_launch *launch, const char *path, const char *const *overrides, int n_overrides);
+/* The job file (argv[0], read by rank 0) and overrides (the rest), all errors reported at once. `trains`: what a training run demands must
+ * be there too. Collective on the world. */
+int fm_assemble_job(fm_assembly *a, const fm_launch *launch, int argc, char **argv, bool trains);
 
-/* config.json (read by rank 0), the mesh, and whether the one fits the other. Nothing is allocated yet. Collective. */
+/* The same from a text that every rank has; `name` stands for the file. Collective on the world. */
+int fm_assemble_text(fm_assembly *a, const fm_launch *launch, const char *text, const char *name, const char *const *overrides,
+                     int n_overrides, bool trains);
+
+/* The mesh of the job; `imagined`: where the ranks there are do not make it, the one that the job's sizes describe. Local. */
+int fm_assemble_shape(fm_assembly *a, bool imagined);
+
+/* config.json (read by rank 0), and whether the model fits the mesh. Nothing is allocated yet. Collective. */
 int fm_assemble_config(fm_assembly *a);
+
+/* The layout of the model on the mesh; borrows from the assembly, until fm_assemble_model. Local. */
+fm_layout fm_assembly_layout(const fm_assembly *a);
 
 /* Groups, device, and which layers are whose. Collective. */
 int fm_assemble_mesh(fm_assembly *a);
@@ -55,6 +66,9 @@ int fm_assemble_model(fm_assembly *a, const fm_source *source, bool trains);
 
 /* Says what the model will take on the largest rank and stops where that does not fit; then allocates. Collective. */
 int fm_assemble_memory(fm_assembly *a, const fm_model_reserve_spec *needs);
+
+/* The trained model (masters where there are some) as the HF directory DIR. Collective. */
+int fm_assembly_export(const fm_assembly *a, const char *dir);
 
 /* Weights from a source of tensors (HF directory, shards), or from the seed where the job says init = random. Collective. */
 int fm_assemble_weights(fm_assembly *a, fm_source *source);

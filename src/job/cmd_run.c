@@ -7,6 +7,7 @@
 #include "base/memory.h"
 #include "ckpt/save.h"
 #include "job/effective.h"
+#include "job/inputs.h"
 #include "job/keys.h"
 #include "train/loop.h"
 
@@ -14,20 +15,11 @@
 typedef struct {
     fm_assembly a;
     fm_source *source;
+    fm_inputs inputs;
     fm_dataset *train, *validation;
     fm_loop *loop;
     fm_metrics *metrics;               /* rank 0's */
 } run;
-
-static int open_dataset(fm_dataset **out, const run *r, const char *files, const char *index_name)
-{
-    char path[FM_PATH_BYTES];
-    FM_TRY(fm_path_join(path, r->a.job.output_dir, index_name));
-    const fm_dataset_spec spec = {
-        .files = files, .options = &r->a.job.data, .vocab_size = r->a.config.V, .cache_path = path,
-    };
-    return fm_dataset_open(out, &spec, r->a.launch->world);
-}
 
 /* The output directory, with room for this run: an earlier run's metrics stay but where resume = no may overwrite them. */
 static int make_output_dir(const run *r)
@@ -57,9 +49,11 @@ static int save_job(const run *r)
 
 static int open_data(run *r)
 {
-    FM_TRY(open_dataset(&r->train, r, r->a.job.data.train, "train.index"));
-    if (r->a.job.data.validation[0] != '\0') {
-        FM_TRY(open_dataset(&r->validation, r, r->a.job.data.validation, "validation.index"));
+    const fm_data_options *const data = &r->a.job.data;
+    FM_TRY(fm_inputs_begin(&r->inputs, &r->a));
+    FM_TRY(fm_inputs_open(&r->train, &r->inputs, &r->a, data->train, "train.index"));
+    if (data->validation[0] != '\0') {
+        FM_TRY(fm_inputs_open(&r->validation, &r->inputs, &r->a, data->validation, "validation.index"));
     }
     return FM_OK;
 }
@@ -126,7 +120,8 @@ static int introduce(run *r)
 
 static int prepare(run *r, const fm_launch *launch, int argc, char **argv)
 {
-    FM_TRY(fm_assemble_job(&r->a, launch, argv[0], (const char *const *)argv + 1, argc - 1));
+    FM_TRY(fm_assemble_job(&r->a, launch, argc, argv, true));
+    FM_TRY(fm_assemble_shape(&r->a, false));
     FM_TRY(fm_assemble_config(&r->a));
     FM_TRY(fm_comm_agree(launch->world, launch->rank == 0 ? make_output_dir(r) : FM_OK));
     FM_TRY(fm_assemble_mesh(&r->a));
@@ -168,12 +163,26 @@ static int train(run *r)
     return FM_OK;
 }
 
+/* The HF directory at the end of a run. */
+static int export(const run *r)
+{
+    char dir[FM_PATH_BYTES];
+    if (r->a.job.checkpoint.export_when == FM_EXPORT_NO) {
+        return FM_OK;
+    }
+    FM_TRY(fm_path_join(dir, r->a.job.output_dir, "hf"));
+    FM_TRY(fm_assembly_export(&r->a, dir));
+    fm_log_print("# model: %s\n", dir);
+    return FM_OK;
+}
+
 static void clear(run *r)
 {
     fm_metrics_close(r->metrics);
     fm_loop_destroy(r->loop);
     fm_dataset_close(r->train);
     fm_dataset_close(r->validation);
+    fm_inputs_end(&r->inputs);
     fm_source_close(r->source);
     fm_assembly_clear(&r->a);
 }
@@ -186,6 +195,9 @@ int fm_cmd_run(const fm_launch *launch, int argc, char **argv, bool *started)
     if (rc == FM_OK) {
         *started = true;
         rc = train(&r);
+    }
+    if (rc == FM_OK) {
+        rc = export(&r);
     }
     clear(&r);
     return rc;

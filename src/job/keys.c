@@ -67,7 +67,7 @@ static const fm_key table[] = {
       "tensor-parallel ranks" },
     { "distributed", "cp_size", FM_KEY_INT, AT(distributed.sizes.cp_size), "1", EXTENT, NULL, NULL,
       "context-parallel ranks" },
-    { "distributed", "pp_size", FM_KEY_INT, AT(distributed.sizes.pp_size), "1", EXTENT, NULL, "1",
+    { "distributed", "pp_size", FM_KEY_INT, AT(distributed.sizes.pp_size), "1", EXTENT, NULL, NULL,
       "pipeline stages" },
     { "distributed", "ep_size", FM_KEY_INT, AT(distributed.sizes.ep_size), "1", EXTENT, NULL, "1",
       "expert-parallel ranks" },
@@ -87,7 +87,7 @@ static const fm_key table[] = {
       recomputes, NULL,
       "what the backward pass computes again" },
 
-    { "device_mesh", "pp", FM_KEY_INT, AT(distributed.explicit_mesh.size[FM_PP]), "", EXTENT, NULL, "1",
+    { "device_mesh", "pp", FM_KEY_INT, AT(distributed.explicit_mesh.size[FM_PP]), "", EXTENT, NULL, NULL,
       "pipeline stages; this section stands instead of the sizes" },
     { "device_mesh", "dp_replicate", FM_KEY_INT, AT(distributed.explicit_mesh.size[FM_DP_REPLICATE]), "", EXTENT, NULL, NULL,
       "groups that copy the sharded model; the product is the number of ranks" },

@@ -119,6 +119,9 @@ fm_coord fm_groups_coord(const fm_groups *groups);
 int fm_comm_new_world(fm_comm **out, const void *mpi_comm);
 void fm_comm_destroy(fm_comm *comm);
 
+/* The MPI library's name and version, a line; MPI need not have been started. Local; static storage. */
+const char *fm_comm_mpi_version(void);
+
 /* Ranks of mpi_comm on this machine. Collective on mpi_comm. */
 int fm_comm_ranks_of_node(int *out, const void *mpi_comm);
 

@@ -299,3 +299,12 @@ int fm_comm_ranks_of_node(int *out, const void *mpi_comm)
     MPI_Comm_free(&node);
     return FM_OK;
 }
+
+const char *fm_comm_mpi_version(void)
+{
+    static char text[MPI_MAX_LIBRARY_VERSION_STRING];
+    int length;
+    MPI_Get_library_version(text, &length);
+    text[strcspn(text, "\n")] = '\0';
+    return text;
+}

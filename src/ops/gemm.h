@@ -7,6 +7,7 @@
 /* Opens the library that configure chose. Free with fm_gemm_close. Local. */
 int fm_gemm_open(fm_gemm **out);
 void fm_gemm_close(fm_gemm *gemm);
+/* "oneDNN 2.6.3": the library and its version. Local; static storage. */
 const char *fm_gemm_name(void);
 
 /* All threads of the rank work on one product. Errors: the library's, or memory. Local. */

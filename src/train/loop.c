@@ -5,6 +5,7 @@
 #include <time.h>
 
 #include "base/memory.h"
+#include "train/evaluate.h"
 #include "train/optimizer.h"
 #include "train/schedule.h"
 #include "train/step.h"
@@ -12,10 +13,10 @@
 struct fm_loop {
     fm_loop_spec spec;
     fm_optimizer optimizer;
-    fm_order order, validation_order;
+    fm_order order;
     fm_pipeline pipeline;              /* of a step */
-    fm_pipeline validation_pipeline;   /* of one validation batch */
-    fm_pass pass, validation_pass;
+    fm_pass pass;
+    fm_evaluation validation;
     int64_t n_steps;
     double waited_s;                   /* for FSDP's transfers, in the last step */
 };
@@ -37,17 +38,10 @@ double fm_loop_flops_per_token(const fm_model *model, int64_t T)
 
 static int64_t longest_row(const fm_loop *loop)
 {
-    fm_dataset_summary summary;
-    int64_t longest = 1;
-    const fm_dataset *const sets[] = { loop->spec.train, loop->spec.validation };
-    for (int i = 0; i < 2; i++) {
-        if (sets[i] != NULL) {
-            fm_dataset_summarize(&summary, sets[i]);
-            longest = summary.longest > longest ? summary.longest : longest;
-        }
-    }
-    const int64_t unit = fm_pass_t_multiple(loop->spec.model);
-    return (longest + unit - 1) / unit * unit;
+    const fm_loop_spec *const s = &loop->spec;
+    const int64_t train = fm_longest_row(s->model, s->train);
+    const int64_t validation = s->validation == NULL ? 1 : fm_longest_row(s->model, s->validation);
+    return train > validation ? train : validation;
 }
 
 static int plan(fm_loop *loop)
@@ -63,15 +57,7 @@ static int plan(fm_loop *loop)
     loop->pass = (fm_pass){
         .model = m, .dataset = s->train, .order = &loop->order, .pipeline = &loop->pipeline, .local_batch_size = local,
     };
-    if (s->validation != NULL) {
-        loop->validation_order = fm_order_pass(fm_dataset_samples(s->validation), global);
-        FM_TRY(fm_pipeline_emit(&loop->validation_pipeline, s->pipeline->schedule, pp, m->n_chunks, (int)(global / (local * dp))));
-        loop->validation_pass = (fm_pass){
-            .model = m, .dataset = s->validation, .order = &loop->validation_order, .pipeline = &loop->validation_pipeline,
-            .local_batch_size = local,
-        };
-    }
-    return FM_OK;
+    return s->validation == NULL ? FM_OK : fm_evaluation_begin(&loop->validation, m, s->validation, s->batch, s->pipeline);
 }
 
 fm_model_reserve_spec fm_loop_needs(const fm_loop *loop)
@@ -109,9 +95,8 @@ void fm_loop_destroy(fm_loop *loop)
 {
     if (loop != NULL) {
         fm_pass_clear(&loop->pass);
-        fm_pass_clear(&loop->validation_pass);
         fm_pipeline_clear(&loop->pipeline);
-        fm_pipeline_clear(&loop->validation_pipeline);
+        fm_evaluation_end(&loop->validation);
         fm_free(loop);
     }
 }
@@ -199,16 +184,5 @@ bool fm_loop_must_validate(const fm_loop *loop, int64_t step)
 
 int fm_loop_validate(fm_loop *loop, double *val_loss, int64_t *val_tokens)
 {
-    double total = 0.0;
-    *val_tokens = 0;
-    for (int64_t batch = 1; batch <= loop->validation_order.steps_per_epoch; batch++) {
-        double sum;
-        int64_t label_tokens, tokens;
-        FM_TRY(fm_batch_count(&label_tokens, &tokens, &loop->validation_order, loop->spec.validation, batch));
-        FM_TRY(fm_pass_run(&sum, &loop->validation_pass, batch, false, 0.0f));
-        total += sum;
-        *val_tokens += label_tokens;
-    }
-    *val_loss = *val_tokens > 0 ? total / (double)*val_tokens : 0.0;
-    return FM_OK;
+    return fm_evaluation_run(val_loss, val_tokens, &loop->validation);
 }

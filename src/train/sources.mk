@@ -7,4 +7,6 @@ libfinemesh_la_SOURCES += \
 	src/train/schedule.c src/train/schedule.h \
 	src/train/loop.c src/train/loop.h \
 	src/train/optimizer.c src/train/optimizer.h \
-	src/train/step.c src/train/step.h
+	src/train/step.c src/train/step.h \
+	src/train/evaluate.c src/train/evaluate.h \
+	src/train/forward.c src/train/forward.h

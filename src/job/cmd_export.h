@@ -1,0 +1,10 @@
+/* `finemesh export`: shards of a job become an HF directory, on any number of ranks. */
+#ifndef FM_JOB_CMD_EXPORT_H
+#define FM_JOB_CMD_EXPORT_H
+
+#include "job/assemble.h"
+
+/* argv[0] is the job file, the rest are overrides. Collective on the world. */
+int fm_cmd_export(const fm_launch *launch, int argc, char **argv, bool *started);
+
+#endif

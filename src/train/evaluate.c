@@ -1,0 +1,43 @@
+#include "train/evaluate.h"
+
+int fm_evaluation_begin(fm_evaluation *e, fm_model *model, const fm_dataset *dataset, const fm_batch_options *batch,
+                        const fm_pipeline_options *pipeline)
+{
+    const int dp = fm_mesh_dp_size(&model->layout.mesh), pp = model->layout.mesh.size[FM_PP];
+    e->order = fm_order_pass(fm_dataset_samples(dataset), batch->global_batch_size);
+    e->pass = (fm_pass){
+        .model = model, .dataset = dataset, .order = &e->order, .pipeline = &e->pipeline, .local_batch_size = batch->local_batch_size,
+    };
+    return fm_pipeline_emit(&e->pipeline, pipeline->schedule, pp, model->n_chunks,
+                            (int)(batch->global_batch_size / (batch->local_batch_size * dp)));
+}
+
+int fm_evaluation_run(double *loss, int64_t *label_tokens, fm_evaluation *e)
+{
+    double total = 0.0;
+    *label_tokens = 0;
+    for (int64_t batch = 1; batch <= e->order.steps_per_epoch; batch++) {
+        double sum;
+        int64_t labels, tokens;
+        FM_TRY(fm_batch_count(&labels, &tokens, &e->order, e->pass.dataset, batch));
+        FM_TRY(fm_pass_run(&sum, &e->pass, batch, false, 0.0f));
+        total += sum;
+        *label_tokens += labels;
+    }
+    *loss = *label_tokens > 0 ? total / (double)*label_tokens : 0.0;
+    return FM_OK;
+}
+
+void fm_evaluation_end(fm_evaluation *e)
+{
+    fm_pass_clear(&e->pass);
+    fm_pipeline_clear(&e->pipeline);
+}
+
+int64_t fm_longest_row(const fm_model *model, const fm_dataset *dataset)
+{
+    fm_dataset_summary summary;
+    fm_dataset_summarize(&summary, dataset);
+    const int64_t unit = fm_pass_t_multiple(model), longest = summary.longest > 0 ? summary.longest : 1;
+    return (longest + unit - 1) / unit * unit;
+}

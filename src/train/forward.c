@@ -1,0 +1,117 @@
+#include "train/forward.h"
+
+#include <math.h>
+
+#include "base/memory.h"
+#include "model/ends.h"
+#include "train/step.h"
+
+static int64_t padded(const fm_model *m, int64_t n)
+{
+    const int64_t unit = fm_pass_t_multiple(m);
+    return (n + unit - 1) / unit * unit;
+}
+
+fm_model_reserve_spec fm_forward_needs(const fm_model *m, int64_t n)
+{
+    const int64_t row_T = padded(m, n);
+    return (fm_model_reserve_spec){ .B = 1, .T = row_T / m->layout.mesh.size[FM_CP], .padded_T = row_T, .n_slots = 1 };
+}
+
+int64_t fm_forward_place(const fm_forward *f, const fm_model *m, int64_t t)
+{
+    const int cp = m->layout.mesh.size[FM_CP];
+    return cp == 1 ? t : fm_context_token(t, f->row_T, cp, m->coord.at[FM_CP]);
+}
+
+static int cut_row(fm_forward *f, const fm_model *m, const int32_t *ids, int64_t n)
+{
+    f->n = n;
+    f->row_T = padded(m, n);
+    f->T = f->row_T / m->layout.mesh.size[FM_CP];
+    f->words = m->vocabulary.count;
+    f->ids = fm_alloc_array(4 * f->T + 2 * f->row_T, sizeof *f->ids, FM_MEMORY_HOST);
+    if (f->ids == NULL) {
+        return FM_ERR_MEMORY;
+    }
+    f->labels = f->ids + f->T;
+    f->position = f->labels + f->T;
+    f->document = f->position + f->T;
+    f->row_position = f->document + f->T;
+    f->row_document = f->row_position + f->row_T;
+    for (int64_t t = 0; t < f->row_T; t++) {
+        f->row_position[t] = (int32_t)t;
+        f->row_document[t] = t < n ? 0 : -1;
+    }
+    for (int64_t t = 0; t < f->T; t++) {
+        const int64_t at = fm_forward_place(f, m, t);
+        f->ids[t] = at < n ? ids[at] : 0;
+        f->labels[t] = -100;
+        f->position[t] = f->row_position[at];
+        f->document[t] = f->row_document[at];
+    }
+    return FM_OK;
+}
+
+static int run_stage(fm_forward *f, fm_model *m)
+{
+    fm_comm *const pp = fm_groups_get(m->groups, FM_GROUP_PP);
+    fm_slot *const slot = &m->slots[0];
+    const fm_microbatch batch = {
+        .B = 1, .T = f->T, .padded_T = f->n, .ids = f->ids, .labels = f->labels, .position = f->position, .document = f->document,
+        .row_T = f->row_T, .row_position = f->row_position, .row_document = f->row_document, .only_loss = true,
+    };
+    fm_chunk chunk = m->chunks[0];
+    const bool has_head = chunk.has_head;
+    chunk.has_head = false;            /* logits are wanted, not a loss */
+    fm_request request = { { NULL, NULL } };
+    FM_TRY(fm_model_begin(m, slot, &chunk, &batch));
+    const int64_t n = fm_model_boundary_rows(m, slot) * m->config.C;
+    if (!chunk.has_embedding) {
+        FM_TRY(fm_comm_begin_receive(pp, &request, slot->blocks[0].x, n, m->setup.dtype, fm_comm_rank(pp) - 1, 0));
+        FM_TRY(fm_comm_wait(&request));
+    }
+    FM_TRY(fm_stage_forward(m, &chunk, slot, 0.0f));
+    if (!has_head) {
+        FM_TRY(fm_comm_begin_send(pp, &request, slot->out, n, m->setup.dtype, fm_comm_rank(pp) + 1, 0));
+        return fm_comm_wait(&request);
+    }
+    f->logits = fm_alloc_array(f->T * f->words, sizeof *f->logits, FM_MEMORY_HOST);
+    return f->logits == NULL ? FM_ERR_MEMORY : fm_head_logits(m, slot, f->logits);
+}
+
+int fm_forward_run(fm_forward *f, fm_model *m, const int32_t *ids, int64_t n)
+{
+    fm_forward_clear(f);
+    FM_TRY(fm_comm_agree(fm_groups_get(m->groups, FM_GROUP_WORLD), cut_row(f, m, ids, n)));
+    return run_stage(f, m);
+}
+
+int fm_forward_next(int32_t *word, const fm_forward *f, const fm_model *m)
+{
+    fm_comm *const world = fm_groups_get(m->groups, FM_GROUP_WORLD);
+    float best = -INFINITY;
+    int32_t found = INT32_MAX;
+    for (int64_t t = 0; f->logits != NULL && t < f->T; t++) {
+        if (fm_forward_place(f, m, t) != f->n - 1) {
+            continue;
+        }
+        for (int64_t w = 0; w < f->words; w++) {
+            if (f->logits[t * f->words + w] > best) {
+                best = f->logits[t * f->words + w];
+                found = (int32_t)(m->vocabulary.start + w);
+            }
+        }
+    }
+    const float own = best;
+    FM_TRY(fm_comm_all_reduce(world, &best, 1, FM_F32, FM_MAX));
+    *word = own == best ? found : INT32_MAX;
+    return fm_comm_all_reduce(world, word, 1, FM_I32, FM_MIN);
+}
+
+void fm_forward_clear(fm_forward *f)
+{
+    fm_free(f->ids);
+    fm_free(f->logits);
+    *f = (fm_forward){ .n = 0 };
+}
