@@ -38,7 +38,12 @@ int fm_json_parse(json_t **out, const char *text, size_t size_bytes, const char 
         return fm_fail(FM_ERR_FORMAT, "%s: JSON nested deeper than %d levels", name, FM_JSON_DEPTH);
     }
     json_error_t error;
-    *out = json_loadb(text, size_bytes, JSON_REJECT_DUPLICATES | JSON_ALLOW_NUL | JSON_DECODE_ANY, &error);
+    const size_t flags = JSON_REJECT_DUPLICATES | JSON_ALLOW_NUL | JSON_DECODE_ANY;
+    *out = json_loadb(text, size_bytes, flags, &error);
+    if (*out == NULL && json_error_code(&error) == json_error_numeric_overflow) {
+        /* transformers writes model_max_length 1000000000000000019884624838656 where a tokenizer has no limit */
+        *out = json_loadb(text, size_bytes, flags | JSON_DECODE_INT_AS_REAL, &error);
+    }
     if (*out == NULL) {
         return fm_fail(FM_ERR_FORMAT, "%s: not valid JSON at line %d, column %d: %s", name, error.line, error.column, error.text);
     }

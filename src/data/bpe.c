@@ -7,11 +7,7 @@
 #include "data/bpe_table.h"
 #include "data/unicode.h"
 
-enum { DIRECT_CODES = 0x800, N_BYTES = 256, BYTE_TOKEN_BYTES = 8, SHORT_WORD = 32 };
-
-/* The mark that stands for a space in SentencePiece-like vocabularies: U+2581. */
-static const char SPACE_MARK[] = "\xe2\x96\x81";
-enum { SPACE_MARK_BYTES = 3 };
+enum { DIRECT_CODES = 0x800, N_BYTES = 256, BYTE_TOKEN_BYTES = 8, SHORT_WORD = 32, FIRST_WINDOW = 512 };
 
 struct fm_bpe {
     const char *name;
@@ -22,7 +18,6 @@ struct fm_bpe {
     int32_t unk_id;
     int32_t code_ids[DIRECT_CODES];      /* tokens of the characters below U+0800 */
     int32_t byte_ids[N_BYTES];           /* <0x00> to <0xFF> */
-    bool splits_at_spaces;               /* no merge crosses from another character to a space mark */
 };
 
 /* One symbol of a long word, in a list. A merged-away one has id REMOVED. */
@@ -105,24 +100,6 @@ int fm_bpe_add_merge(fm_bpe *bpe, const char *left, size_t left_bytes, const cha
     return rc;
 }
 
-/* Whether some token holds a space mark behind another character. */
-static bool has_inner_space(const fm_bpe *bpe)
-{
-    for (int32_t id = 0; id < bpe->tokens.id_limit; id++) {
-        size_t size_bytes;
-        const char *const token = fm_token_table_get(&bpe->tokens, id, &size_bytes);
-        const char *at = token;
-        while (token != NULL && (at = memmem(at, size_bytes - (size_t)(at - token), SPACE_MARK, SPACE_MARK_BYTES)) != NULL) {
-            const bool behind_space = at - token >= SPACE_MARK_BYTES && memcmp(at - SPACE_MARK_BYTES, SPACE_MARK, SPACE_MARK_BYTES) == 0;
-            if (at != token && !behind_space) {
-                return true;
-            }
-            at += SPACE_MARK_BYTES;
-        }
-    }
-    return false;
-}
-
 int fm_bpe_finish(fm_bpe *bpe, const fm_bpe_options *options)
 {
     bpe->options = *options;
@@ -143,7 +120,6 @@ int fm_bpe_finish(fm_bpe *bpe, const fm_bpe_options *options)
         const int n = snprintf(token, sizeof token, "<0x%02X>", byte);
         bpe->byte_ids[byte] = fm_bpe_find(bpe, token, (size_t)n);
     }
-    bpe->splits_at_spaces = fm_bpe_find(bpe, SPACE_MARK, SPACE_MARK_BYTES) >= 0 && !has_inner_space(bpe);
     return FM_OK;
 }
 
@@ -330,79 +306,94 @@ static int merge_list(const fm_bpe *bpe, symbol *symbols, fm_text *queue)
     return FM_OK;
 }
 
-/* Merges a long word: ids[0, n) are its symbols; what is left is appended to `out`. */
-static int merge_long(fm_text *out, const fm_bpe *bpe, const int32_t *ids, size_t n, fm_bpe_scratch *scratch)
+/* Merges ids[0, n) in a list, whose place i starts where ids[i] did; what is left begins at place 0. */
+static int merge_window(const fm_bpe *bpe, const int32_t *ids, int32_t n, fm_bpe_scratch *scratch)
 {
-    if (n > INT32_MAX) {
-        return fm_fail(FM_ERR_FORMAT, "%s: a word of %zu characters without a split is more than can be encoded; cut the text", bpe->name, n);
-    }
     scratch->symbols.size_bytes = scratch->queue.size_bytes = 0;
-    FM_TRY(fm_text_reserve(&scratch->symbols, n * sizeof(symbol)));
+    FM_TRY(fm_text_reserve(&scratch->symbols, (size_t)n * sizeof(symbol)));
     symbol *const symbols = (symbol *)(void *)scratch->symbols.bytes;
-    for (size_t i = 0; i < n; i++) {
-        symbols[i] = (symbol){ ids[i], (int32_t)i - 1, i + 1 < n ? (int32_t)i + 1 : NONE };
+    for (int32_t i = 0; i < n; i++) {
+        symbols[i] = (symbol){ ids[i], i - 1, i + 1 < n ? i + 1 : NONE };
     }
-    for (size_t i = 0; i < n; i++) {
-        FM_TRY(offer(&scratch->queue, bpe, symbols, (int32_t)i, false));
+    for (int32_t i = 0; i < n; i++) {
+        FM_TRY(offer(&scratch->queue, bpe, symbols, i, false));
     }
     size_t n_candidates;
     candidate *const heap = candidates(&scratch->queue, &n_candidates);
     for (size_t i = n_candidates / 2; i-- > 0;) {
         sift_down(heap, n_candidates, i);
     }
-    FM_TRY(merge_list(bpe, symbols, &scratch->queue));
-    for (int32_t i = 0; i >= 0; i = symbols[i].next) {
+    return merge_list(bpe, symbols, &scratch->queue);
+}
+
+/* The last token that a window gave: a border that the next window must confirm. */
+typedef struct {
+    size_t begin;                        /* its first symbol, counted from the start of the word */
+    size_t out_bytes;                    /* of the ids before it */
+    int32_t id, length;                  /* NONE: the start of the word, nothing to confirm */
+} seam;
+
+static int32_t token_length(const symbol *symbols, int32_t at, int32_t window)
+{
+    return (symbols[at].next < 0 ? window : symbols[at].next) - at;
+}
+
+/* Appends the tokens of a window that start before `end`; the last of them becomes the seam. */
+static int take_tokens(fm_text *out, seam *last, const symbol *symbols, int32_t end, int32_t window)
+{
+    const size_t begin = last->begin;
+    out->size_bytes = last->out_bytes;
+    for (int32_t i = 0; i >= 0 && i < end; i = symbols[i].next) {
+        *last = (seam){ begin + (size_t)i, out->size_bytes, symbols[i].id, token_length(symbols, i, window) };
         FM_TRY(add_id(out, symbols[i].id));
     }
     return FM_OK;
 }
 
-static int encode_part(fm_text *ids, const fm_bpe *bpe, const char *part, size_t size_bytes, fm_bpe_scratch *scratch)
+/* Merges a long word window by window, so that time and cache misses grow with its length alone.
+ *
+ * Tokens t1 t2 ... are the encoding of a word if, and only if, each two neighbours encode to themselves: up to the first merge
+ * across a border, what happens left and right of it is what would happen in those two tokens alone. So a window's tokens hold up to
+ * a seam if the next window, begun at the last token that is kept, starts with that token too. Where it does not, the window was
+ * too small: go back one window, and where that is not enough to the start, with windows of twice the size. */
+static int merge_long(fm_text *out, const fm_bpe *bpe, const int32_t *ids, size_t n, fm_bpe_scratch *scratch)
 {
-    scratch->ids.size_bytes = 0;
-    FM_TRY(add_characters(&scratch->ids, bpe, part, size_bytes));
-    const size_t n = scratch->ids.size_bytes / sizeof(int32_t);
-    int32_t *const parts = (int32_t *)(void *)scratch->ids.bytes;
-    if (n <= SHORT_WORD) {
-        return fm_text_append(ids, parts, (size_t)merge_short(bpe, parts, (int)n) * sizeof *parts);
-    }
-    return merge_long(ids, bpe, parts, n, scratch);
-}
-
-/* The end of the part that starts at `begin`: before a space mark that follows a character of the vocabulary other than itself. No
- * merge crosses that border (no token has those two within it), so that the parts encode as the whole does. */
-static size_t part_end(const fm_bpe *bpe, const char *word, size_t size_bytes, size_t begin)
-{
-    for (size_t at = begin + 1; at < size_bytes; at++) {
-        const char *const mark = memmem(word + at, size_bytes - at, SPACE_MARK, SPACE_MARK_BYTES);
-        if (mark == NULL) {
-            return size_bytes;
+    const seam start = { 0, out->size_bytes, NONE, 0 };
+    seam here = start, before = start;
+    bool went_back = false;
+    for (size_t window = FIRST_WINDOW;;) {
+        const bool is_last = n - here.begin <= window;
+        const int32_t length = (int32_t)(is_last ? n - here.begin : window);
+        FM_TRY(merge_window(bpe, ids + here.begin, length, scratch));
+        const symbol *const symbols = (const symbol *)(const void *)scratch->symbols.bytes;
+        if (here.id != NONE && (symbols[0].id != here.id || token_length(symbols, 0, length) != here.length)) {
+            here = went_back ? start : before;
+            went_back = true;
+            window *= 2;
+            continue;
         }
-        at = (size_t)(mark - word);
-        const size_t before = fm_unicode_back(word, at);
-        const bool is_mark = at - before == SPACE_MARK_BYTES && memcmp(word + before, SPACE_MARK, SPACE_MARK_BYTES) == 0;
-        if (!is_mark && fm_bpe_find(bpe, word + before, at - before) >= 0) {
-            return at;
+        before = here;
+        went_back = false;
+        FM_TRY(take_tokens(out, &here, symbols, is_last ? length : length - length / 4, length));
+        if (is_last) {
+            return FM_OK;
         }
+        window *= here.begin == before.begin ? 2 : 1;       /* one token fills it */
     }
-    return size_bytes;
 }
 
 int fm_bpe_encode(fm_text *ids, const fm_bpe *bpe, const char *word, size_t size_bytes, fm_bpe_scratch *scratch)
 {
-    if (bpe->options.ignore_merges) {
-        const int32_t whole = fm_bpe_find(bpe, word, size_bytes);
-        if (whole >= 0) {
-            return add_id(ids, whole);
-        }
+    const int32_t whole = bpe->options.ignore_merges ? fm_bpe_find(bpe, word, size_bytes) : NONE;
+    if (whole >= 0) {
+        return add_id(ids, whole);
     }
-    if (!bpe->splits_at_spaces || size_bytes <= SHORT_WORD) {
-        return encode_part(ids, bpe, word, size_bytes, scratch);
+    scratch->ids.size_bytes = 0;
+    FM_TRY(add_characters(&scratch->ids, bpe, word, size_bytes));
+    const size_t n = scratch->ids.size_bytes / sizeof(int32_t);
+    int32_t *const symbols = (int32_t *)(void *)scratch->ids.bytes;
+    if (n <= SHORT_WORD) {
+        return fm_text_append(ids, symbols, (size_t)merge_short(bpe, symbols, (int)n) * sizeof *symbols);
     }
-    for (size_t begin = 0; begin < size_bytes;) {
-        const size_t end = part_end(bpe, word, size_bytes, begin);
-        FM_TRY(encode_part(ids, bpe, word + begin, end - begin, scratch));
-        begin = end;
-    }
-    return FM_OK;
+    return merge_long(ids, bpe, symbols, n, scratch);
 }

@@ -53,7 +53,7 @@ typedef struct {
 
 void fm_bpe_scratch_free(fm_bpe_scratch *scratch);
 
-/* Appends the ids (int32_t) of one word of valid UTF-8. O(n log n) in its length. Error: memory. */
+/* Appends the ids (int32_t) of one word of valid UTF-8, in time proportional to its length. Error: memory. */
 int fm_bpe_encode(fm_text *ids, const fm_bpe *bpe, const char *word, size_t size_bytes, fm_bpe_scratch *scratch);
 
 #endif

@@ -15,7 +15,7 @@ static inline uint64_t mix(uint64_t x)
     return x ^ x >> 31;
 }
 
-static uint64_t hash_bytes(const char *bytes, size_t size_bytes)
+static uint32_t hash_bytes(const char *bytes, size_t size_bytes)
 {
     uint64_t hash = size_bytes;
     for (; size_bytes > sizeof(uint64_t); bytes += sizeof(uint64_t), size_bytes -= sizeof(uint64_t)) {
@@ -25,7 +25,7 @@ static uint64_t hash_bytes(const char *bytes, size_t size_bytes)
     }
     uint64_t rest = 0;
     memcpy(&rest, bytes, size_bytes);
-    return mix(hash ^ rest);
+    return (uint32_t)mix(hash ^ rest);
 }
 
 void fm_token_table_free(fm_token_table *table)
@@ -52,36 +52,42 @@ const char *fm_token_table_get(const fm_token_table *table, int32_t id, size_t *
 }
 
 /* The slot that holds the token, or the free one where it belongs. */
-static int32_t token_slot(const fm_token_table *table, const char *token, size_t size_bytes)
+static fm_token_slot *token_slot(const fm_token_table *table, const char *token, size_t size_bytes, uint32_t hash)
 {
     const uint32_t mask = (uint32_t)table->n_slots - 1;
-    uint32_t slot = (uint32_t)hash_bytes(token, size_bytes) & mask;
-    for (; table->slots[slot] != 0; slot = (slot + 1) & mask) {
-        const fm_token_place *const place = &table->places[table->slots[slot] - 1];
+    uint32_t at = hash & mask;
+    for (; table->slots[at].id != 0; at = (at + 1) & mask) {
+        if (table->slots[at].hash != hash) {
+            continue;
+        }
+        const fm_token_place *const place = &table->places[table->slots[at].id - 1];
         if (place->size_bytes == size_bytes && memcmp(table->bytes.bytes + place->begin - 1, token, size_bytes) == 0) {
             break;
         }
     }
-    return (int32_t)slot;
+    return &table->slots[at];
 }
 
 static int grow_token_slots(fm_token_table *table)
 {
     const int32_t n_slots = table->n_slots == 0 ? FIRST_SLOTS : table->n_slots * 2;
-    int32_t *const slots = fm_alloc_array(n_slots, sizeof *slots, FM_MEMORY_HOST);
+    fm_token_slot *const slots = fm_alloc_array(n_slots, sizeof *slots, FM_MEMORY_HOST);
     if (slots == NULL) {
         return FM_ERR_MEMORY;
+    }
+    const uint32_t mask = (uint32_t)n_slots - 1;
+    for (int32_t i = 0; i < table->n_slots; i++) {
+        uint32_t at = table->slots[i].hash & mask;
+        while (table->slots[i].id != 0 && slots[at].id != 0) {
+            at = (at + 1) & mask;
+        }
+        if (table->slots[i].id != 0) {
+            slots[at] = table->slots[i];
+        }
     }
     fm_free(table->slots);
     table->slots = slots;
     table->n_slots = n_slots;
-    for (int32_t id = 0; id < table->id_limit; id++) {
-        size_t size_bytes;
-        const char *const token = fm_token_table_get(table, id, &size_bytes);
-        if (token != NULL) {
-            table->slots[token_slot(table, token, size_bytes)] = id + 1;
-        }
-    }
     return FM_OK;
 }
 
@@ -108,21 +114,22 @@ int fm_token_table_add(fm_token_table *table, const char *token, size_t size_byt
         FM_TRY(grow_token_slots(table));
     }
     FM_TRY(grow_places(table, id));
-    const int32_t slot = token_slot(table, token, size_bytes);
-    if (table->slots[slot] != 0 || table->places[id].begin != 0) {
+    const uint32_t hash = hash_bytes(token, size_bytes);
+    fm_token_slot *const slot = token_slot(table, token, size_bytes, hash);
+    if (slot->id != 0 || table->places[id].begin != 0) {
         return 0;
     }
     const size_t begin = table->bytes.size_bytes + 1;
     FM_TRY(fm_text_append(&table->bytes, token, size_bytes));
     table->places[id] = (fm_token_place){ begin, size_bytes };
-    table->slots[slot] = id + 1;
+    *slot = (fm_token_slot){ hash, id + 1 };
     table->n_tokens++;
     return 1;
 }
 
 int32_t fm_token_table_find(const fm_token_table *table, const char *token, size_t size_bytes)
 {
-    return table->n_slots == 0 ? -1 : table->slots[token_slot(table, token, size_bytes)] - 1;
+    return table->n_slots == 0 ? -1 : token_slot(table, token, size_bytes, hash_bytes(token, size_bytes))->id - 1;
 }
 
 static inline fm_merge *merge_slot(const fm_merge_table *table, int32_t left, int32_t right)

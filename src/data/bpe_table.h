@@ -12,11 +12,16 @@ typedef struct {
 } fm_token_place;
 
 typedef struct {
+    uint32_t hash;
+    int32_t id;                     /* + 1, 0: free */
+} fm_token_slot;
+
+typedef struct {
     fm_text bytes;                  /* of all tokens, one behind the other */
     fm_token_place *places;         /* by id */
     int32_t id_limit, id_capacity;
     int32_t n_tokens;
-    int32_t *slots;                 /* ids + 1, 0: free */
+    fm_token_slot *slots;
     int32_t n_slots;
 } fm_token_table;
 

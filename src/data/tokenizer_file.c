@@ -25,9 +25,14 @@ static int wrong(const reader *r, const char *expected)
     return fm_fail(FM_ERR_FORMAT, "%s: line %d, byte %zu: %s was expected", r->name, line, r->at, expected);
 }
 
-static void skip_blanks(reader *r)
+static inline bool is_blank(char c)
 {
-    while (r->at < r->size_bytes && strchr(" \t\r\n", r->text[r->at]) != NULL && r->text[r->at] != '\0') {
+    return c == ' ' || c == '\n' || c == '\r' || c == '\t';
+}
+
+static inline void skip_blanks(reader *r)
+{
+    while (r->at < r->size_bytes && is_blank(r->text[r->at])) {
         r->at++;
     }
 }
@@ -59,6 +64,11 @@ static int skip_string(reader *r, span *inside)
     return FM_OK;
 }
 
+static bool ends_scalar(char c)
+{
+    return c == ',' || c == '}' || c == ']' || is_blank(c);
+}
+
 static int skip_value(reader *r, span *value)
 {
     skip_blanks(r);
@@ -77,8 +87,7 @@ static int skip_value(reader *r, span *value)
         }
         depth += c == '{' || c == '[' ? 1 : c == '}' || c == ']' ? -1 : 0;
         r->at++;
-        /* a number or a word ends before what cannot be part of one */
-        while (depth == 0 && c != '}' && c != ']' && r->at < r->size_bytes && strchr(",}] \t\r\n", r->text[r->at]) == NULL) {
+        while (depth == 0 && c != '}' && c != ']' && r->at < r->size_bytes && !ends_scalar(r->text[r->at])) {
             r->at++;
         }
     } while (depth > 0);
@@ -86,9 +95,18 @@ static int skip_value(reader *r, span *value)
     return depth < 0 ? wrong(r, "a value") : FM_OK;
 }
 
-/* Finds values of an object by name; members that are not asked for are skipped. */
-static int find_members(reader *r, const char *const *keys, span *values, int n_keys)
+static bool is_key(const reader *r, span key, const char *name)
 {
+    return strlen(name) == key.end - key.begin && memcmp(name, r->text + key.begin, key.end - key.begin) == 0;
+}
+
+/* The large parts of the file. */
+enum { VOCAB, MERGES, N_PARTS };
+
+/* Finds model.vocab and model.merges in one pass; `in_model` says which object the reader stands at. */
+static int find_parts(reader *r, span parts[N_PARTS], bool in_model)
+{
+    static const char *const names[N_PARTS] = { "vocab", "merges" };
     if (!next_is(r, '{')) {
         return wrong(r, "an object");
     }
@@ -96,15 +114,20 @@ static int find_members(reader *r, const char *const *keys, span *values, int n_
         return FM_OK;
     }
     do {
-        span key, value;
+        span key = { 0 }, value = { 0 };
         FM_TRY(skip_string(r, &key));
         if (!next_is(r, ':')) {
             return wrong(r, "a colon");
         }
+        skip_blanks(r);
+        if (!in_model && is_key(r, key, "model") && r->at < r->size_bytes && r->text[r->at] == '{') {
+            FM_TRY(find_parts(r, parts, true));
+            continue;
+        }
         FM_TRY(skip_value(r, &value));
-        for (int i = 0; i < n_keys; i++) {
-            if (strlen(keys[i]) == key.end - key.begin && memcmp(keys[i], r->text + key.begin, key.end - key.begin) == 0) {
-                values[i] = value;
+        for (int i = 0; in_model && i < N_PARTS; i++) {
+            if (is_key(r, key, names[i])) {
+                parts[i] = value;
             }
         }
     } while (next_is(r, ','));
@@ -158,7 +181,7 @@ static int unescape_one(reader *r, fm_text *out, size_t *at)
 /* A string, its escapes resolved. *bytes points into the file or into `scratch`. */
 static int parse_string(reader *r, const char **bytes, size_t *size_bytes, fm_text *scratch)
 {
-    span inside;
+    span inside = { 0 };
     FM_TRY(skip_string(r, &inside));
     *bytes = r->text + inside.begin;
     *size_bytes = inside.end - inside.begin;
@@ -268,28 +291,19 @@ static int cut_spans(fm_text *out, const reader *r, const span *spans, int n_spa
     return fm_text_append(out, r->text + at, r->size_bytes - at);
 }
 
-static int parse_spans(json_t **rest, fm_bpe *bpe, reader *r)
+static int parse_parts(json_t **rest, fm_bpe *bpe, reader *r)
 {
-    static const char *const top_keys[] = { "model" };
-    static const char *const model_keys[] = { "vocab", "merges" };
-    enum { VOCAB, MERGES, N_MODEL_KEYS };
-    span model = { 0 }, parts[N_MODEL_KEYS] = { { 0 } };
-    FM_TRY(find_members(r, top_keys, &model, 1));
-    const size_t end = r->at;
-    if (model.end > model.begin && r->text[model.begin] == '{') {
-        r->at = model.begin;
-        FM_TRY(find_members(r, model_keys, parts, N_MODEL_KEYS));
-    }
-    r->at = end;
+    span parts[N_PARTS] = { { 0 } };
+    FM_TRY(find_parts(r, parts, false));
     fm_text cut = { 0 };
     const bool swapped = parts[MERGES].end > 0 && parts[MERGES].begin < parts[VOCAB].begin;
     const span ordered[] = { parts[swapped ? MERGES : VOCAB], parts[swapped ? VOCAB : MERGES] };
-    int rc = cut_spans(&cut, r, ordered, N_MODEL_KEYS);
+    int rc = cut_spans(&cut, r, ordered, N_PARTS);
     if (rc == FM_OK) {
         rc = fm_json_parse(rest, cut.bytes, cut.size_bytes, r->name);
     }
     fm_text_free(&cut);
-    for (int i = 0; i < N_MODEL_KEYS && rc == FM_OK; i++) {
+    for (int i = 0; i < N_PARTS && rc == FM_OK; i++) {
         if (parts[i].end > parts[i].begin) {
             r->at = parts[i].begin;
             rc = i == VOCAB ? parse_vocab(r, bpe) : parse_merges(r, bpe);
@@ -306,7 +320,7 @@ int fm_tokenizer_file_parse(json_t **rest, fm_bpe *bpe, const char *text, size_t
         return fm_fail(FM_ERR_FORMAT, "%s: byte %zu is not UTF-8", name, invalid);
     }
     reader r = { .text = text, .size_bytes = size_bytes, .name = name };
-    const int rc = parse_spans(rest, bpe, &r);
+    const int rc = parse_parts(rest, bpe, &r);
     fm_text_free(&r.left);
     fm_text_free(&r.right);
     if (rc < 0) {
