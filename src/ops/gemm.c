@@ -24,12 +24,6 @@ static void sgemm(bool trans_a, bool trans_b, int64_t m, int64_t n, int64_t k, f
 #endif
 }
 
-void fm_gemm_small(bool trans_a, bool trans_b, int64_t m, int64_t n, int64_t k, const float *a, int64_t lda, const float *b,
-                   int64_t ldb, float beta, float *c, int64_t ldc)
-{
-    sgemm(trans_a, trans_b, m, n, k, 1.0f, a, lda, b, ldb, beta, c, ldc);
-}
-
 #if defined(HAVE_ONEDNN)
 
 /* What makes a primitive: everything of the arguments but the addresses. Compared as bytes, so it is zeroed first. */

@@ -1,8 +1,6 @@
 /* Matrix products: every transposition, type, accumulation, leading dimension and edge. */
 #include "numeric.h"
 
-#include "ops/gemm.h"
-
 /* Types that a product may have. */
 static const struct {
     enum fm_dtype in, out;
@@ -131,34 +129,6 @@ static void threads_repeat(void **state)
     }
 }
 
-static void small_products_of_each_thread(void **state)
-{
-    lab *const l = *state;
-    enum { M = 13, N = 29, KK = 37, PAD = 3, PRODUCTS = 8 };
-    for (int form = 0; form < 8; form++) {
-        const bool trans_a = form & 1, trans_b = form & 2, accumulate = form & 4;
-        const fm_gemm_args g = {
-            .trans_a = trans_a, .trans_b = trans_b, .m = M, .n = N, .k = KK,
-            .lda = (trans_a ? M : KK) + PAD, .ldb = (trans_b ? KK : N) + PAD, .ldc = N + PAD,
-        };
-        const array a = array_random(l, FM_F32, (trans_a ? KK : M) * g.lda, 1, 1.0);
-        const array b = array_random(l, FM_F32, (trans_b ? N : KK) * g.ldb, 2, 1.0);
-        array c[PRODUCTS];
-        for (int i = 0; i < PRODUCTS; i++) {
-            c[i] = array_random(l, FM_F32, M * g.ldc, 3, 1.0);
-        }
-        double *const want = array_values(l, &c[0]), *const magnitude = lab_doubles(l, M * g.ldc);
-        reference(want, magnitude, &g, a.value, b.value, accumulate);
-#pragma omp parallel for schedule(dynamic, 1) num_threads(3)
-        for (int i = 0; i < PRODUCTS; i++) {
-            fm_gemm_small(trans_a, trans_b, M, N, KK, a.data, g.lda, b.data, g.ldb, accumulate ? 1.0f : 0.0f, c[i].data, g.ldc);
-        }
-        for (int i = 0; i < PRODUCTS; i++) {
-            array_check("a thread's own product", &c[i], want, magnitude, KK + 3.0);
-        }
-    }
-}
-
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -166,7 +136,6 @@ int main(void)
         cmocka_unit_test_setup_teardown(plans_serve_again_with_other_matrices, lab_open, lab_close),
         cmocka_unit_test_setup_teardown(products_of_nothing, lab_open, lab_close),
         cmocka_unit_test_setup_teardown(threads_repeat, lab_open, lab_close),
-        cmocka_unit_test_setup_teardown(small_products_of_each_thread, lab_open, lab_close),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
