@@ -22,6 +22,7 @@ unit_tests = \
 	tests/unit/test_pipeline \
 	tests/unit/test_random \
 	tests/unit/test_safetensors \
+	tests/unit/test_sample \
 	tests/unit/test_schedule \
 	tests/unit/test_source
 

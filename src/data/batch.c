@@ -14,8 +14,8 @@ static int reshape(fm_batch *batch, int64_t B, int64_t T)
         if (block == NULL) {
             return FM_ERR_MEMORY;
         }
-        *batch = (fm_batch){ .ids = block, .labels = block + B * T, .positions = block + 2 * B * T, .documents = block + 3 * B * T,
-                             .capacity = B * T };
+        *batch = (fm_batch){ .ids = block, .labels = block + B * T, .positions = block + 2 * B * T,
+                             .documents = block + 3 * B * T, .capacity = B * T };
     }
     batch->B = B;
     batch->T = T;
@@ -118,7 +118,8 @@ int fm_batch_count(int64_t *label_tokens, int64_t *tokens, const fm_order *order
     return FM_OK;
 }
 
-int fm_batch_padding(double *share, const fm_order *order, const fm_dataset *dataset, int64_t local_batch_size, int64_t most_samples)
+int fm_batch_padding(double *share, const fm_order *order, const fm_dataset *dataset, int64_t local_batch_size,
+                     int64_t most_samples)
 {
     const int64_t G = order->global_batch_size;
     int64_t tokens = 0, places = 0;

@@ -22,8 +22,8 @@ typedef struct {
     int64_t capacity;             /* elements of each array */
 } fm_batch;
 
-/* The B samples as rows of a microbatch. T is the longest one's length rounded up to a multiple of t_multiple >= 1. A sample of -1
- * is a row of padding: the ranks without data in a smaller last batch. */
+/* The B samples as rows of a microbatch. T is the longest one's length rounded up to a multiple of t_multiple >= 1.
+ * A sample of -1 is a row of padding: the ranks without data in a smaller last batch. */
 int fm_batch_fill(fm_batch *batch, const fm_dataset *dataset, const int64_t *samples, int64_t B, int64_t t_multiple);
 
 /* The places of context-parallel rank cp_rank: of 2 cp_size chunks of T the cp_rank-th and the cp_rank-th from the end, so that a
@@ -36,8 +36,9 @@ void fm_batch_clear(fm_batch *batch);
  * microbatches and ranks. */
 int fm_batch_count(int64_t *label_tokens, int64_t *tokens, const fm_order *order, const fm_dataset *dataset, int64_t step);
 
-/* The share of padding, 0 to 1, in the microbatches of the first epoch, or of its first steps where it has more than `most_samples`
- * samples. */
-int fm_batch_padding(double *share, const fm_order *order, const fm_dataset *dataset, int64_t local_batch_size, int64_t most_samples);
+/* The share of padding, 0 to 1, in the microbatches of the first epoch, or of its first steps where it has more than
+ * `most_samples` samples. */
+int fm_batch_padding(double *share, const fm_order *order, const fm_dataset *dataset, int64_t local_batch_size,
+                     int64_t most_samples);
 
 #endif

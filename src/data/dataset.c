@@ -12,6 +12,7 @@
 #include "data/indexer.h"
 #include "data/sample.h"
 #include "data/store.h"
+#include "finemesh/tokenizer.h"
 
 /* A rank is given at least so much to read: below, starting another costs more than it saves. */
 static const int64_t least_part_bytes = 1 << 18;
@@ -31,6 +32,13 @@ struct fm_dataset {
 static const char *path_or_memory(const fm_dataset *dataset)
 {
     return dataset->in_memory ? "the index in memory" : dataset->path;
+}
+
+/* The token that ends a text: the tokenizer's own, else config.json's. */
+static int64_t end_token(const fm_dataset_spec *spec)
+{
+    const int64_t own = spec->tokenizer != NULL ? fm_tokenizer_eos_id(spec->tokenizer) : -1;
+    return own >= 0 ? own : spec->eos_token;
 }
 
 /* ---- the plan: files, format and options, made by one rank */
@@ -67,8 +75,8 @@ static int resolve_format(enum fm_data_format *out, const fm_dataset_spec *spec,
 static int make_key(char *key, size_t key_bytes, enum fm_data_format format, const fm_dataset_spec *spec)
 {
     const fm_data_options *o = spec->options;
-    const int length = snprintf(key, key_bytes, "%s\n%lld\n%lld\n%d\n%d\n%s\n%s\n%s\n%s", fm_sample_format_name(format),
-                                (long long)o->seq_length, (long long)spec->vocab_size, o->packing,
+    const int length = snprintf(key, key_bytes, "%s\n%lld\n%lld\n%lld\n%d\n%d\n%s\n%s\n%s\n%s", fm_sample_format_name(format),
+                                (long long)o->seq_length, (long long)spec->vocab_size, (long long)end_token(spec), o->packing,
                                 o->mask_prompt, o->question_column, o->context_column, o->answer_column,
                                 spec->tokenizer_identity != NULL ? spec->tokenizer_identity : "");
     return length > 0 && (size_t)length < key_bytes ? FM_OK : fm_fail(FM_ERR_JOB, "the names of the data columns are too long");
@@ -179,7 +187,8 @@ static int adopt_cached(fm_dataset *dataset, const fm_store_head *plan, fm_comm 
 static int index_part(fm_indexer_found *found, const fm_dataset *dataset, const fm_dataset_spec *spec, int64_t part)
 {
     fm_sample_parser *parser;
-    FM_TRY(fm_sample_parser_new(&parser, dataset->head.format, spec->options, spec->vocab_size, spec->tokenizer));
+    FM_TRY(fm_sample_parser_new(&parser, dataset->head.format, spec->options, spec->vocab_size, spec->tokenizer,
+                                end_token(spec)));
     const int rc = fm_indexer_run(found, dataset->fd, path_or_memory(dataset), &dataset->head, part, parser);
     fm_sample_parser_destroy(parser);
     return rc;
@@ -345,8 +354,8 @@ int64_t fm_dataset_samples(const fm_dataset *dataset)
 void fm_dataset_summarize(fm_dataset_summary *out, const fm_dataset *dataset)
 {
     const fm_store_head *head = &dataset->head;
-    *out = (fm_dataset_summary){ .format = head->format, .n_files = head->n_files, .source_bytes = fm_store_head_source_bytes(head),
-                                 .from_cache = dataset->from_cache };
+    *out = (fm_dataset_summary){ .format = head->format, .n_files = head->n_files,
+                                 .source_bytes = fm_store_head_source_bytes(head), .from_cache = dataset->from_cache };
     for (int64_t part = 0; part < head->n_parts; part++) {
         const fm_store_part *p = &head->parts[part];
         out->samples += p->samples;

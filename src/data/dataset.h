@@ -23,6 +23,7 @@ typedef struct {
     int64_t vocab_size;                   /* V of the model: ids are 0 .. V - 1 */
     const struct fm_tokenizer *tokenizer; /* NULL: only the tokens format can be read */
     const char *tokenizer_identity;       /* differs where the tokenizer does (a CRC of its files, say); NULL: "" */
+    int64_t eos_token;                    /* config.json's, for a tokenizer that names none; -1: none */
     const char *cache_path;               /* of the index; NULL: it is kept in memory, for one rank only */
 } fm_dataset_spec;
 

@@ -57,7 +57,8 @@ static int add_matches(fm_files *files, const char *pattern)
     glob_t found;
     const int status = glob(pattern, GLOB_NOSORT | GLOB_ERR, NULL, &found);
     if (status == GLOB_NOMATCH) {
-        return fm_fail(FM_ERR_IO, "%s: %s", pattern, strpbrk(pattern, "*?[") != NULL ? "no file matches" : "there is no such file");
+        return fm_fail(FM_ERR_IO, "%s: %s", pattern,
+                       strpbrk(pattern, "*?[") != NULL ? "no file matches" : "there is no such file");
     }
     if (status != 0) {
         return fm_fail(FM_ERR_IO, "%s: cannot look for files: %s", pattern,

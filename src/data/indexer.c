@@ -104,7 +104,8 @@ static int index_part(indexer *to, int64_t begin, int64_t end)
     return fm_store_flush(&to->writer);
 }
 
-int fm_indexer_run(fm_indexer_found *found, int fd, const char *path, const fm_store_head *head, int64_t part, fm_sample_parser *parser)
+int fm_indexer_run(fm_indexer_found *found, int fd, const char *path, const fm_store_head *head, int64_t part,
+                   fm_sample_parser *parser)
 {
     indexer to = { .head = head, .parser = parser, .found = found };
     const int64_t total = fm_store_head_source_bytes(head), share = total / head->n_parts;

@@ -12,7 +12,9 @@ typedef struct {
 } fm_indexer_found;
 
 /* Indexes part `part` of head->n_parts, even shares of the bytes of all files as if they were one, into the open store `fd`,
- * which `path` names in errors. Local. Errors: those of the files; of a line, with file and number; the store cannot be written. */
-int fm_indexer_run(fm_indexer_found *found, int fd, const char *path, const fm_store_head *head, int64_t part, fm_sample_parser *parser);
+ * which `path` names in errors. Local. Errors: those of the files; of a line, with file and number; the store
+ * cannot be written. */
+int fm_indexer_run(fm_indexer_found *found, int fd, const char *path, const fm_store_head *head, int64_t part,
+                   fm_sample_parser *parser);
 
 #endif

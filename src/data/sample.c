@@ -5,14 +5,18 @@
 #include "base/json.h"
 #include "base/memory.h"
 #include "data/token_line.h"
+#include "finemesh/tokenizer.h"
 
 struct fm_sample_parser {
     enum fm_data_format format;
     const fm_data_options *options;
     int64_t vocab_size;
-    const struct fm_tokenizer *tokenizer;
+    const fm_tokenizer *tokenizer;
+    int32_t end_token;
     int32_t *ids, *labels;        /* scratch [capacity] */
     int64_t capacity;
+    char *text;                   /* scratch [text_bytes]: prompt and answer in one */
+    size_t text_bytes;
 };
 
 /* Makes room for n ids and as many labels; what they held is lost. */
@@ -49,7 +53,8 @@ static bool labels_are_inside(const int32_t *labels, int64_t n, int64_t vocab_si
 }
 
 /* An array of integers of 0 .. vocab_size - 1, and of -100 where that is allowed. */
-static int copy_integers(int32_t *out, const json_t *array, const char *column, bool may_ignore, int64_t vocab_size, const char *name)
+static int copy_integers(int32_t *out, const json_t *array, const char *column, bool may_ignore, int64_t vocab_size,
+                         const char *name)
 {
     for (size_t i = 0; i < json_array_size(array); i++) {
         const json_t *element = json_array_get(array, i);
@@ -124,6 +129,125 @@ static int parse_tokens(fm_sample *out, fm_sample_parser *parser, const char *li
     return FM_OK;
 }
 
+/* tokenizer(text), bos included where that adds one, then the end token, not twice: parser->ids [*n]. */
+static int tokenize(fm_sample_parser *parser, int64_t *n, const char *text, size_t size_bytes, const char *name)
+{
+    int32_t *ids;
+    int64_t n_text;
+    int rc = fm_tokenizer_encode(&ids, &n_text, parser->tokenizer, text, size_bytes, true);
+    if (rc < 0) {
+        return rc == FM_ERR_FORMAT ? fm_fail_in(rc, "%s", name) : rc;
+    }
+    rc = reserve(parser, n_text + 1);
+    if (rc == FM_OK) {
+        memcpy(parser->ids, ids, (size_t)n_text * sizeof *ids);
+    }
+    fm_tokenizer_free(ids);
+    FM_TRY(rc);
+    *n = n_text;
+    if (n_text == 0 || parser->ids[n_text - 1] != parser->end_token) {
+        parser->ids[(*n)++] = parser->end_token;
+    }
+    for (int64_t i = 0; i < *n; i++) {
+        if (parser->ids[i] < 0 || parser->ids[i] >= parser->vocab_size) {
+            return fm_fail(FM_ERR_FORMAT, "%s: the tokenizer gives the id %d, outside the model's vocabulary: 0 to %lld", name,
+                           parser->ids[i], (long long)parser->vocab_size - 1);
+        }
+    }
+    return FM_OK;
+}
+
+/* A column's text, borrowed from the object. Absent or null: an error, or empty where it is optional. */
+static int get_text(const char **out, size_t *size_bytes, const json_t *object, const char *column, bool optional,
+                    const char *name)
+{
+    const json_t *value = json_object_get(object, column);
+    *out = "";
+    *size_bytes = 0;
+    if (json_is_string(value)) {
+        *out = json_string_value(value);
+        *size_bytes = json_string_length(value);
+        return FM_OK;
+    }
+    if (optional && (value == NULL || json_is_null(value))) {
+        return FM_OK;
+    }
+    return fm_fail(FM_ERR_FORMAT, "%s: \"%s\" %s, a string was expected", name, column,
+                   value == NULL ? "is missing" : "is no string");
+}
+
+static int parse_text(fm_sample *out, fm_sample_parser *parser, const char *line, size_t size_bytes, const char *name)
+{
+    json_t *object;
+    const char *text;
+    size_t text_bytes;
+    int64_t n = 0;
+    FM_TRY(parse_object(&object, line, size_bytes, name));
+    int rc = get_text(&text, &text_bytes, object, "text", false, name);
+    if (rc == FM_OK) {
+        rc = tokenize(parser, &n, text, text_bytes, name);
+    }
+    json_decref(object);
+    *out = (fm_sample){ .ids = parser->ids, .whole_tokens = n };
+    return rc;
+}
+
+/* Puts a text behind what is in parser->text, `used` bytes, and after it a blank where `then_blank`. Room was made. */
+static size_t put_text(fm_sample_parser *parser, size_t used, const char *text, size_t size_bytes, bool then_blank)
+{
+    memcpy(parser->text + used, text, size_bytes);
+    used += size_bytes;
+    if (then_blank) {
+        parser->text[used++] = ' ';
+    }
+    return used;
+}
+
+/* Context and question, the non-empty ones joined by one blank, then one blank, then the answer: parser->text. */
+static int join_instruction(fm_sample_parser *parser, size_t *prompt_bytes, size_t *size_bytes, const json_t *object,
+                            const char *name)
+{
+    const fm_data_options *o = parser->options;
+    const char *context, *question, *answer;
+    size_t context_bytes, question_bytes, answer_bytes;
+    FM_TRY(get_text(&context, &context_bytes, object, o->context_column, true, name));
+    FM_TRY(get_text(&question, &question_bytes, object, o->question_column, false, name));
+    FM_TRY(get_text(&answer, &answer_bytes, object, o->answer_column, false, name));
+    const size_t room = context_bytes + question_bytes + answer_bytes + 2;
+    if (room > parser->text_bytes) {
+        char *text = fm_grow(parser->text, 2 * room, FM_MEMORY_HOST);
+        if (text == NULL) {
+            return FM_ERR_MEMORY;
+        }
+        parser->text = text;
+        parser->text_bytes = 2 * room;
+    }
+    size_t used = put_text(parser, 0, context, context_bytes, context_bytes > 0 && question_bytes > 0);
+    used = put_text(parser, used, question, question_bytes, true);
+    *prompt_bytes = used;
+    *size_bytes = put_text(parser, used, answer, answer_bytes, false);
+    return FM_OK;
+}
+
+static int parse_instruction(fm_sample *out, fm_sample_parser *parser, const char *line, size_t size_bytes, const char *name)
+{
+    json_t *object;
+    size_t prompt_bytes, text_bytes;
+    FM_TRY(parse_object(&object, line, size_bytes, name));
+    const int rc = join_instruction(parser, &prompt_bytes, &text_bytes, object, name);
+    json_decref(object);
+    FM_TRY(rc);
+    int64_t n, n_prompt = 0;
+    FM_TRY(tokenize(parser, &n, parser->text, text_bytes, name));
+    if (parser->options->mask_prompt) {
+        int32_t *ids;
+        FM_TRY(fm_tokenizer_encode(&ids, &n_prompt, parser->tokenizer, parser->text, prompt_bytes, true));
+        fm_tokenizer_free(ids);
+    }
+    *out = (fm_sample){ .ids = parser->ids, .whole_tokens = n, .masked = n_prompt };
+    return FM_OK;
+}
+
 typedef int parse_line(fm_sample *out, fm_sample_parser *parser, const char *line, size_t size_bytes, const char *name);
 
 /* One row a format; `parse` is NULL where a format is known and not there yet. */
@@ -134,8 +258,8 @@ static const struct {
 } formats[] = {
     [FM_FORMAT_AUTO] = { "auto", false, NULL },
     [FM_FORMAT_TOKENS] = { "tokens", false, parse_tokens },
-    [FM_FORMAT_TEXT] = { "text", true, NULL },
-    [FM_FORMAT_INSTRUCTION] = { "instruction", true, NULL },
+    [FM_FORMAT_TEXT] = { "text", true, parse_text },
+    [FM_FORMAT_INSTRUCTION] = { "instruction", true, parse_instruction },
     [FM_FORMAT_CHAT] = { "chat", true, NULL },
 };
 
@@ -144,7 +268,8 @@ const char *fm_sample_format_name(enum fm_data_format format)
     return formats[format].name;
 }
 
-int fm_sample_format(enum fm_data_format *out, const fm_data_options *options, const char *line, size_t size_bytes, const char *name)
+int fm_sample_format(enum fm_data_format *out, const fm_data_options *options, const char *line, size_t size_bytes,
+                     const char *name)
 {
     json_t *object;
     FM_TRY(parse_object(&object, line, size_bytes, name));
@@ -166,14 +291,15 @@ int fm_sample_format(enum fm_data_format *out, const fm_data_options *options, c
     }
     json_decref(object);
     if (*out == FM_FORMAT_AUTO) {
-        return fm_fail(FM_ERR_FORMAT, "%s: no format has such columns: \"input_ids\" (tokens), \"messages\" (chat), \"%s\" and \"%s\" "
-                       "(instruction) or \"text\" (text) were expected", name, options->question_column, options->answer_column);
+        return fm_fail(FM_ERR_FORMAT, "%s: no format has such columns: \"input_ids\" (tokens), \"messages\" (chat), "
+                       "\"%s\" and \"%s\" (instruction) or \"text\" (text) were expected", name,
+                       options->question_column, options->answer_column);
     }
     return FM_OK;
 }
 
 int fm_sample_parser_new(fm_sample_parser **out, enum fm_data_format format, const fm_data_options *options, int64_t vocab_size,
-                         const struct fm_tokenizer *tokenizer)
+                         const struct fm_tokenizer *tokenizer, int64_t end_token)
 {
     FM_ASSERT(format != FM_FORMAT_AUTO && options->seq_length >= 1);
     *out = NULL;
@@ -183,11 +309,17 @@ int fm_sample_parser_new(fm_sample_parser **out, enum fm_data_format format, con
     if (formats[format].needs_tokenizer && tokenizer == NULL) {
         return fm_fail(FM_ERR_JOB, "data.format = %s needs the model's tokenizer.json, and there is none", formats[format].name);
     }
+    if (formats[format].needs_tokenizer && (end_token < 0 || end_token >= vocab_size)) {
+        return fm_fail(FM_ERR_JOB, "data.format = %s ends each sample with the model's end token, and %s: "
+                       "tokenizer_config.json's eos_token or config.json's eos_token_id must name one of the vocabulary",
+                       formats[format].name, end_token < 0 ? "there is none" : "it lies outside the vocabulary");
+    }
     *out = fm_alloc(sizeof **out, FM_MEMORY_HOST);
     if (*out == NULL) {
         return FM_ERR_MEMORY;
     }
-    **out = (fm_sample_parser){ .format = format, .options = options, .vocab_size = vocab_size, .tokenizer = tokenizer };
+    **out = (fm_sample_parser){ .format = format, .options = options, .vocab_size = vocab_size, .tokenizer = tokenizer,
+                                  .end_token = (int32_t)end_token };
     return FM_OK;
 }
 
@@ -196,6 +328,7 @@ void fm_sample_parser_destroy(fm_sample_parser *parser)
     if (parser != NULL) {
         fm_free(parser->ids);
         fm_free(parser->labels);
+        fm_free(parser->text);
         fm_free(parser);
     }
 }

@@ -27,15 +27,17 @@ typedef struct fm_sample_parser fm_sample_parser;
 
 /* What FM_FORMAT_AUTO means for data that begin with this line: decided by its columns. `name` stands in errors.
  * Error: not a JSON object; no format has such columns. Local. */
-int fm_sample_format(enum fm_data_format *out, const fm_data_options *options, const char *line, size_t size_bytes, const char *name);
+int fm_sample_format(enum fm_data_format *out, const fm_data_options *options, const char *line, size_t size_bytes,
+                     const char *name);
 
 /* "tokens", "text", ...; static storage. Local. */
 const char *fm_sample_format_name(enum fm_data_format format);
 
-/* A parser of one format (not FM_FORMAT_AUTO). `options` and `tokenizer` are borrowed. Errors: a format that needs a tokenizer
- * and got NULL; one that is not there yet. Local. Free with fm_sample_parser_destroy (NULL is allowed). */
+/* A parser of one format (not FM_FORMAT_AUTO). `options` and `tokenizer` are borrowed; end_token is what ends a text (-1: none).
+ * Errors: a format that needs a tokenizer and an end token and got none; one that is not there yet. Local. Free with
+ * fm_sample_parser_destroy (NULL is allowed). */
 int fm_sample_parser_new(fm_sample_parser **out, enum fm_data_format format, const fm_data_options *options, int64_t vocab_size,
-                         const struct fm_tokenizer *tokenizer);
+                         const struct fm_tokenizer *tokenizer, int64_t end_token);
 void fm_sample_parser_destroy(fm_sample_parser *parser);
 
 /* One line, which holds no newline. `name` ("FILE:LINE") stands in errors: not JSON, columns missing or of another type, empty

@@ -1,5 +1,5 @@
-/* Ranks index a dataset together: `test_indexing DIR` compares what they find, sample by sample, with what one rank finds, and with
- * what was written; then a damaged index, a wrong line far from where anybody began to read, and an index that cannot be. */
+/* Ranks index a dataset together: `test_indexing DIR` compares what they find, sample by sample, with what one rank finds, and
+ * with what was written; then a damaged index, a wrong line far from where anybody began to read, and an index that cannot be. */
 #include <mpi.h>
 #include <stdio.h>
 #include <string.h>
@@ -188,7 +188,8 @@ int main(int argc, char **argv)
     fm_dataset_close(alone);
     char expected[64];
     for (int line = 100; line < LINES; line += 1300) { /* each time the files are new ones: the index does not serve */
-        snprintf(expected, sizeof expected, "data-2.jsonl:%d: \"input_ids\"[%d] is 5000", line_number(line), (int)length_of(2, line));
+        snprintf(expected, sizeof expected, "data-2.jsonl:%d: \"input_ids\"[%d] is 5000", line_number(line),
+                 (int)length_of(2, line));
         write_files(dir, comm, 2, line, "5000");
         check_error(dir, comm, FM_ERR_FORMAT, expected);
     }

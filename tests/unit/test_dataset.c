@@ -326,7 +326,7 @@ static void the_cache_serves_only_what_it_was_made_of(void **state)
     assert_int_equal(fm_file_read(&bytes, &size_bytes, index, 10 << 20), FM_OK);
     assert_true(size_bytes > FM_PATH_BYTES);
     int damaged = 0;
-    const size_t tail_bytes = 8 * sizeof(int32_t) + 2 * 40; /* ids, labels and two records; between it and the head there is nothing */
+    const size_t tail_bytes = 8 * sizeof(int32_t) + 2 * 40; /* ids, labels and two records */
     for (size_t i = 0; i < size_bytes; i = i == 300 ? size_bytes - tail_bytes : i + 1) {
         char *copy = fm_alloc(size_bytes, FM_MEMORY_HOST);
         memcpy(copy, bytes, size_bytes);
