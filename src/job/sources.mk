@@ -8,6 +8,7 @@ libfinemesh_la_SOURCES += \
 	src/job/memory.c src/job/memory.h \
 	src/job/cmd_convert.c src/job/cmd_convert.h \
 	src/job/cmd_eval.c src/job/cmd_eval.h \
+	src/job/cmd_inspect.c src/job/cmd_inspect.h \
 	src/job/cmd_export.c src/job/cmd_export.h \
 	src/job/inputs.c src/job/inputs.h \
 	src/job/cmd_load.c src/job/cmd_load.h \
