@@ -7,12 +7,12 @@ libfinemesh_la_SOURCES += \
 	src/ckpt/hf_files.c src/ckpt/hf_files.h \
 	src/ckpt/index.c src/ckpt/index.h \
 	src/ckpt/inspect.c src/ckpt/inspect.h \
+	src/ckpt/load.c src/ckpt/load.h \
 	src/ckpt/match.c src/ckpt/match.h \
 	src/ckpt/options.h \
 	src/ckpt/publish.c src/ckpt/publish.h \
 	src/ckpt/safetensors.c src/ckpt/safetensors.h \
+	src/ckpt/save.c src/ckpt/save.h \
 	src/ckpt/shard_scan.c src/ckpt/shard_scan.h \
 	src/ckpt/shards.c src/ckpt/shards.h \
-	src/ckpt/source.c src/ckpt/source.h \
-	src/ckpt/load.c src/ckpt/load.h \
-	src/ckpt/save.c src/ckpt/save.h
+	src/ckpt/source.c src/ckpt/source.h

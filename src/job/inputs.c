@@ -59,7 +59,7 @@ int fm_inputs_open(fm_dataset **out, const fm_inputs *inputs, const fm_assembly 
     FM_TRY(fm_comm_agree(a->launch->world, a->launch->rank == 0 ? fm_dir_make(a->job.output_dir) : FM_OK));
     const fm_dataset_spec spec = {
         .files = files, .options = &a->job.data, .vocab_size = a->config.V, .tokenizer = inputs->tokenizer,
-        .tokenizer_identity = inputs->identity, .cache_path = path,
+        .tokenizer_identity = inputs->identity, .eos_token = a->config.eos_token, .cache_path = path,
     };
     return fm_dataset_open(out, &spec, a->launch->world);
 }

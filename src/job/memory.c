@@ -86,7 +86,8 @@ int fm_memory_check(const size_t bytes[FM_MEMORY_KINDS], int ranks_of_node)
     for (int k = 0; k < FM_MEMORY_KINDS; k++) {
         all += bytes[k];
         if (bytes[k] > 0) {
-            at += (size_t)snprintf(sum + at, sizeof sum - at, "%s%s %.1f", at > 0 ? " + " : "", fm_memory_name((enum fm_memory)k), mib(bytes[k]));
+            at += (size_t)snprintf(sum + at, sizeof sum - at, "%s%s %.1f", at > 0 ? " + " : "", fm_memory_name((enum fm_memory)k),
+                                   mib(bytes[k]));
         }
     }
     fm_log_print("# memory of the largest rank, MiB: %s = %.1f\n", sum, mib(all));

@@ -1,6 +1,7 @@
 # files of src/mesh
 libfinemesh_la_SOURCES += \
-	src/mesh/comm.c src/mesh/comm.h src/mesh/comm_backend.h \
+	src/mesh/comm.c src/mesh/comm.h \
+	src/mesh/comm_backend.h \
 	src/mesh/comm_mpi.c \
 	src/mesh/groups.c \
 	src/mesh/mesh.c

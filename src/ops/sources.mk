@@ -2,7 +2,8 @@
 libfinemesh_la_SOURCES += \
 	src/ops/adamw.c \
 	src/ops/attention.c \
-	src/ops/compute.c src/ops/compute.h src/ops/cpu.h \
+	src/ops/compute.c src/ops/compute.h \
+	src/ops/cpu.h \
 	src/ops/elementwise.c \
 	src/ops/embedding.c \
 	src/ops/gemm.c src/ops/gemm.h \

@@ -18,6 +18,7 @@ typedef struct {
     bool with_gradients;
     float scale;
     flight *flights;                   /* [model->n_slots] */
+    int next_flight;                   /* where the search for a free one begins */
     double loss;
 } run_state;
 
@@ -60,7 +61,7 @@ static int begin_microbatch(run_state *run, fm_slot *slot, const fm_chunk *chunk
 static flight *find_flight(run_state *run, int microbatch, int chunk)
 {
     for (int s = 0; s < run->pass->model->n_slots; s++) {
-        if (run->flights[s].microbatch == microbatch && (microbatch < 0 || run->flights[s].chunk == chunk)) {
+        if (run->flights[s].microbatch == microbatch && run->flights[s].chunk == chunk) {
             return &run->flights[s];
         }
     }
@@ -114,20 +115,37 @@ static int free_flight(flight *f)
     return FM_OK;
 }
 
+/* A free slot. In a validation nothing but its send keeps one: then the oldest is waited for. To wait at once would stop a rank that
+ * the receiver itself waits for. */
+static int take_flight(run_state *run, flight **out)
+{
+    const int n = run->pass->model->n_slots;
+    for (int s = 0; s < n; s++) {
+        flight *const f = &run->flights[(run->next_flight + s) % n];
+        if (f->microbatch < 0 || !run->with_gradients) {
+            run->next_flight = (int)(f - run->flights) + 1;
+            *out = f;
+            return free_flight(f);
+        }
+    }
+    FM_ASSERT(!"the pipeline table holds more microbatches than there are slots");
+    return FM_ERR_INTERNAL;
+}
+
 static int run_forward(run_state *run, int microbatch, int c)
 {
     fm_pass *const pass = run->pass;
     fm_model *const m = pass->model;
     const fm_chunk *const chunk = &m->chunks[c];
-    flight *const f = find_flight(run, -1, 0);
+    flight *f;
+    FM_TRY(take_flight(run, &f));
     fm_slot *const slot = &m->slots[f - run->flights];
     FM_TRY(begin_microbatch(run, slot, chunk, microbatch));
     FM_TRY(receive(run, slot->blocks[0].x, slot, link_to(pass, c, microbatch, -1, 0)));
     FM_TRY(fm_stage_forward(m, chunk, slot, run->scale));
     run->loss += slot->loss;
     *f = (flight){ .microbatch = microbatch, .chunk = c, .parts_left = 2 };
-    FM_TRY(send(run, &f->forward_sent, slot->out, slot, link_to(pass, c, microbatch, 1, 1)));
-    return run->with_gradients ? FM_OK : free_flight(f);
+    return send(run, &f->forward_sent, slot->out, slot, link_to(pass, c, microbatch, 1, 1));
 }
 
 static int run_backward(run_state *run, int microbatch, int c, bool input, bool weight)
@@ -176,6 +194,9 @@ int fm_pass_run(double *loss, fm_pass *pass, int64_t step, bool with_gradients, 
     int rc = FM_OK;
     for (int i = p->first[rank]; i < p->first[rank + 1] && rc == FM_OK; i++) {
         rc = run_row(&run, &p->rows[i]);
+    }
+    for (int s = 0; s < m->n_slots && rc == FM_OK; s++) {
+        rc = free_flight(&run.flights[s]);
     }
     fm_free(run.flights);
     FM_TRY(rc);
