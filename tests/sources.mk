@@ -62,12 +62,15 @@ shell_tests = \
 	tests/oracle/models.sh \
 	tests/oracle/shards.sh \
 	tests/oracle/tensorboard.sh \
+	tests/regression/bad.sh \
+	tests/regression/quickstart.sh \
 	tests/style/calls.sh \
 	tests/style/headers.sh \
 	tests/style/shape.sh
 TESTS += $(shell_tests)
 dist_check_SCRIPTS += $(shell_tests)
 noinst_HEADERS += tests/unit/numeric.h
+dist_check_DATA += tests/regression/bad.table tests/regression/losses.table
 dist_check_DATA += tests/lib.sh tests/mesh/testlist tests/style/calls.table \
 	tests/oracle/compare.py tests/oracle/oracle.py
 
