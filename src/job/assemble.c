@@ -270,6 +270,7 @@ int fm_assemble_model(fm_assembly *a, const fm_source *source, bool trains)
         .dtype = dtype, .trains = trains,
         .master_dtype = o->master_dtype == FM_DTYPE_SAME ? dtype : (enum fm_dtype)o->master_dtype,
         .state_dtype = o->state_dtype == FM_DTYPE_SAME ? dtype : (enum fm_dtype)o->state_dtype,
+        .reduce_dtype = (enum fm_dtype)a->job.distributed.reduce_dtype,
         .sequence_parallel = a->job.distributed.sequence_parallel, .keep = keep_of(a->job.distributed.activation_checkpointing),
     };
     int *const unused = fm_alloc_array(a->n_tensors, sizeof *unused, FM_MEMORY_HOST);

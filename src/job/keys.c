@@ -58,7 +58,7 @@ static const fm_key table[] = {
 
     { "model", "path", FM_KEY_PATH, AT(model.path), "", NO_LIMITS, NULL, NULL,
       "HF directory: config.json, safetensors, tokenizer (required)" },
-    { "model", "dtype", FM_KEY_CHOICE, AT(model.dtype), "auto", NO_LIMITS, compute_dtypes, "auto float32 bfloat16",
+    { "model", "dtype", FM_KEY_CHOICE, AT(model.dtype), "auto", NO_LIMITS, compute_dtypes, NULL,
       "of compute; auto: the checkpoint's on a GPU, float32 on a CPU" },
     { "model", "init", FM_KEY_CHOICE, AT(model.init), "pretrained", NO_LIMITS, inits, NULL,
       "random: config.json only, HF's initialiser range" },

@@ -391,7 +391,8 @@ int fm_model_allocate(fm_model *m)
         FM_TRY(alloc_unit(m, u));
     }
     fm_comm *const group = fm_groups_get(m->groups, FM_GROUP_FSDP);
-    FM_TRY(fm_fsdp_new(&m->fsdp, m->units, m->n_units, group, m->compute->device, m->setup.dtype));
+    FM_TRY(fm_fsdp_new(&m->fsdp, m->units, m->n_units, group, m->compute->device, m->setup.dtype,
+                       m->setup.reduce_dtype));
     m->block.fsdp = m->fsdp;
     return fm_context_new(&m->block.context, fm_groups_get(m->groups, FM_GROUP_CP), m->compute->device, FM_CONTEXT_AUTO);
 }
@@ -414,7 +415,8 @@ void fm_model_estimate(size_t bytes[FM_MEMORY_KINDS], fm_model *m, const fm_mode
         bytes[FM_MEMORY_GRADIENTS] += b.gradient;
         bytes[FM_MEMORY_STATES] += 2 * b.state + b.master;
     }
-    bytes[FM_MEMORY_GATHERED] = fm_fsdp_slot_bytes(m->units, m->n_units, fm_mesh_fsdp_size(&m->layout.mesh), m->setup.dtype);
+    bytes[FM_MEMORY_GATHERED] = fm_fsdp_slot_bytes(m->units, m->n_units, fm_mesh_fsdp_size(&m->layout.mesh), m->setup.dtype,
+                                                      m->setup.reduce_dtype);
     fm_region_plan(&m->block.region, N);
     m->split_backward = spec->split_backward;
     bytes[FM_MEMORY_WORKSPACE] = bind_workspace(m, NULL, N) + rope_bytes(m, spec->padded_T)

@@ -21,7 +21,9 @@ typedef struct {
     int n_requests;
     fm_request requests[MAX_TENSORS];
     float *data;                       /* gathered */
-    float *received;                   /* this rank's part of the sum */
+    void *sent;                        /* the same in the dtype of the sum; data itself where that is fp32 */
+    void *received;                    /* this rank's part of the sum */
+    float *wide;                       /* the same in fp32; received itself where the sum is fp32 */
 } gradient_slot;
 
 struct fm_fsdp {
@@ -30,7 +32,7 @@ struct fm_fsdp {
     fm_comm *group;
     int ranks, rank;
     fm_device *device;
-    enum fm_dtype dtype;
+    enum fm_dtype dtype, reduce_dtype;
     weight_slot weights[SLOTS];
     gradient_slot gradients[SLOTS];
     int next_gradient;
@@ -83,16 +85,37 @@ static int64_t largest_shard(const fm_fsdp_unit *units, int n_units)
     return most;
 }
 
-size_t fm_fsdp_slot_bytes(const fm_fsdp_unit *units, int n_units, int ranks, enum fm_dtype dtype)
+size_t fm_fsdp_slot_bytes(const fm_fsdp_unit *units, int n_units, int ranks, enum fm_dtype dtype, enum fm_dtype reduce_dtype)
 {
     if (ranks == 1) {
         return 0;
     }
     const size_t gathered = (size_t)largest_slot(units, n_units), shard = (size_t)largest_shard(units, n_units);
-    return SLOTS * (gathered * fm_dtype_bytes(dtype) + gathered * sizeof(float) + shard * sizeof(float));
+    const size_t narrow = reduce_dtype == FM_F32 ? 0 : (gathered + shard) * fm_dtype_bytes(reduce_dtype);
+    return SLOTS * (gathered * fm_dtype_bytes(dtype) + gathered * sizeof(float) + shard * sizeof(float) + narrow);
 }
 
-int fm_fsdp_new(fm_fsdp **out, fm_fsdp_unit *units, int n_units, fm_comm *group, fm_device *device, enum fm_dtype dtype)
+static int alloc_slots(fm_fsdp *fsdp, int s)
+{
+    fm_device *const device = fsdp->device;
+    gradient_slot *const slot = &fsdp->gradients[s];
+    const size_t gathered = (size_t)largest_slot(fsdp->units, fsdp->n_units), shard = (size_t)largest_shard(fsdp->units, fsdp->n_units);
+    const size_t sum_bytes = fm_dtype_bytes(fsdp->reduce_dtype);
+    fsdp->weights[s].data = fm_device_alloc(device, gathered * fm_dtype_bytes(fsdp->dtype), FM_MEMORY_GATHERED);
+    slot->data = fm_device_alloc(device, gathered * sizeof(float), FM_MEMORY_GATHERED);
+    slot->wide = fm_device_alloc(device, shard * sizeof(float), FM_MEMORY_GATHERED);
+    slot->sent = slot->data;
+    slot->received = slot->wide;
+    if (fsdp->reduce_dtype != FM_F32) {
+        slot->sent = fm_device_alloc(device, gathered * sum_bytes, FM_MEMORY_GATHERED);
+        slot->received = fm_device_alloc(device, shard * sum_bytes, FM_MEMORY_GATHERED);
+    }
+    const bool all = fsdp->weights[s].data != NULL && slot->data != NULL && slot->wide != NULL && slot->sent != NULL;
+    return all && slot->received != NULL ? FM_OK : FM_ERR_MEMORY;
+}
+
+int fm_fsdp_new(fm_fsdp **out, fm_fsdp_unit *units, int n_units, fm_comm *group, fm_device *device, enum fm_dtype dtype,
+                enum fm_dtype reduce_dtype)
 {
     fm_fsdp *fsdp = fm_alloc(sizeof *fsdp, FM_MEMORY_HOST);
     *out = fsdp;
@@ -100,23 +123,19 @@ int fm_fsdp_new(fm_fsdp **out, fm_fsdp_unit *units, int n_units, fm_comm *group,
         return FM_ERR_MEMORY;
     }
     *fsdp = (fm_fsdp){ .units = units, .n_units = n_units, .group = group, .ranks = fm_comm_size(group), .rank = fm_comm_rank(group),
-                       .device = device, .dtype = dtype };
-    const size_t gathered = (size_t)largest_slot(units, n_units), shard = (size_t)largest_shard(units, n_units);
+                       .device = device, .dtype = dtype, .reduce_dtype = reduce_dtype };
+    int rc = FM_OK;
     for (int s = 0; s < SLOTS; s++) {
         fsdp->weights[s].unit = fsdp->gradients[s].unit = -1;
-        if (fsdp->ranks == 1) {
-            continue;
-        }
-        fsdp->weights[s].data = fm_device_alloc(device, gathered * fm_dtype_bytes(dtype), FM_MEMORY_GATHERED);
-        fsdp->gradients[s].data = fm_device_alloc(device, gathered * sizeof(float), FM_MEMORY_GATHERED);
-        fsdp->gradients[s].received = fm_device_alloc(device, shard * sizeof(float), FM_MEMORY_GATHERED);
-        if (fsdp->weights[s].data == NULL || fsdp->gradients[s].data == NULL || fsdp->gradients[s].received == NULL) {
-            fm_fsdp_destroy(fsdp);
-            *out = NULL;
-            return FM_ERR_MEMORY;
+        if (fsdp->ranks > 1 && rc == FM_OK) {
+            rc = alloc_slots(fsdp, s);
         }
     }
-    return FM_OK;
+    if (rc < 0) {
+        fm_fsdp_destroy(fsdp);
+        *out = NULL;
+    }
+    return rc;
 }
 
 void fm_fsdp_destroy(fm_fsdp *fsdp)
@@ -126,8 +145,13 @@ void fm_fsdp_destroy(fm_fsdp *fsdp)
     }
     for (int s = 0; s < SLOTS; s++) {
         fm_device_free(fsdp->device, fsdp->weights[s].data);
-        fm_device_free(fsdp->device, fsdp->gradients[s].data);
-        fm_device_free(fsdp->device, fsdp->gradients[s].received);
+        gradient_slot *const slot = &fsdp->gradients[s];
+        if (slot->sent != (void *)slot->data) {
+            fm_device_free(fsdp->device, slot->sent);
+            fm_device_free(fsdp->device, slot->received);
+        }
+        fm_device_free(fsdp->device, slot->data);
+        fm_device_free(fsdp->device, slot->wide);
     }
     fm_free(fsdp);
 }
@@ -263,7 +287,10 @@ static int take_in(fm_fsdp *fsdp, gradient_slot *slot)
     if (slot->chunk < 0 || slot->chunk == fsdp->rank) {
         const int64_t n = unit->shard_elements;
         float *const to = unit->gradient;
-        const float *const from = slot->received;
+        const float *const from = slot->wide;
+        if (fsdp->reduce_dtype != FM_F32) {
+            FM_TRY(fsdp->device->table->convert(fsdp->device, slot->wide, FM_F32, slot->received, fsdp->reduce_dtype, n));
+        }
         if (unit->gradient_is_fresh) {
             FM_TRY(fm_device_copy(fsdp->device, to, from, (size_t)n * sizeof *to));
             unit->gradient_is_fresh = false;
@@ -312,6 +339,13 @@ int fm_fsdp_gradient_begin(fm_fsdp *fsdp, int u, float **gradient, bool *fresh)
     return fm_device_zero(fsdp->device, slot->data, (size_t)unit->gathered_elements * sizeof(float));
 }
 
+/* Brings n gathered numbers of a slot into the dtype of the sum. */
+static int narrow(fm_fsdp *fsdp, gradient_slot *slot, int64_t n)
+{
+    return fsdp->reduce_dtype == FM_F32
+        ? FM_OK : fsdp->device->table->convert(fsdp->device, slot->sent, fsdp->reduce_dtype, slot->data, FM_F32, n);
+}
+
 int fm_fsdp_gradient_end(fm_fsdp *fsdp, int u)
 {
     fm_fsdp_unit *const unit = &fsdp->units[u];
@@ -320,10 +354,13 @@ int fm_fsdp_gradient_end(fm_fsdp *fsdp, int u)
         return FM_OK;
     }
     gradient_slot *const slot = find_gradient(fsdp, u, -1);
+    FM_TRY(narrow(fsdp, slot, unit->gathered_elements));
     for (int i = 0; i < unit->n_tensors; i++) {
         const fm_fsdp_tensor *const t = &unit->tensors[i];
-        FM_TRY(fm_comm_begin_reduce_scatter(fsdp->group, &slot->requests[i], slot->received + t->shard_at, slot->data + t->gathered_at,
-                                            t->chunk_rows * t->columns, FM_F32));
+        const int64_t size = (int64_t)fm_dtype_bytes(fsdp->reduce_dtype);
+        FM_TRY(fm_comm_begin_reduce_scatter(fsdp->group, &slot->requests[i], (char *)slot->received + t->shard_at * size,
+                                            (const char *)slot->sent + t->gathered_at * size, t->chunk_rows * t->columns,
+                                            fsdp->reduce_dtype));
         slot->n_requests = i + 1;
     }
     return FM_OK;
@@ -387,8 +424,10 @@ int fm_fsdp_chunk_gradient_end(fm_fsdp *fsdp, int u, int j)
         return FM_OK;
     }
     gradient_slot *const slot = find_gradient(fsdp, u, j);
+    const int64_t n = fsdp->units[u].shard_elements;
+    FM_TRY(narrow(fsdp, slot, n));
     slot->n_requests = 1;
-    return fm_comm_begin_reduce(fsdp->group, &slot->requests[0], slot->received, slot->data, fsdp->units[u].shard_elements, FM_F32, j);
+    return fm_comm_begin_reduce(fsdp->group, &slot->requests[0], slot->received, slot->sent, n, fsdp->reduce_dtype, j);
 }
 
 void fm_fsdp_progress(fm_fsdp *fsdp)

@@ -37,10 +37,12 @@ typedef struct fm_fsdp fm_fsdp;
 void fm_fsdp_unit_plan(fm_fsdp_unit *unit, int ranks, int rank);
 
 /* Bytes of the slots that fm_fsdp_new will allocate. Local. */
-size_t fm_fsdp_slot_bytes(const fm_fsdp_unit *units, int n_units, int ranks, enum fm_dtype dtype);
+size_t fm_fsdp_slot_bytes(const fm_fsdp_unit *units, int n_units, int ranks, enum fm_dtype dtype, enum fm_dtype reduce_dtype);
 
-/* Makes the slots for units[n_units] (borrowed, planned, allocated) over a group. Local. */
-int fm_fsdp_new(fm_fsdp **out, fm_fsdp_unit *units, int n_units, fm_comm *group, fm_device *device, enum fm_dtype dtype);
+/* Makes the slots for units[n_units] (borrowed, planned, allocated) over a group. Gradients are summed between ranks in reduce_dtype and
+ * added up over microbatches in fp32. Local. */
+int fm_fsdp_new(fm_fsdp **out, fm_fsdp_unit *units, int n_units, fm_comm *group, fm_device *device, enum fm_dtype dtype,
+                enum fm_dtype reduce_dtype);
 void fm_fsdp_destroy(fm_fsdp *fsdp);
 
 /* Starts gathering a unit, if a slot is free and it is not there. A hint; u outside [0, n_units) is ignored. Collective on the group

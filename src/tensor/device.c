@@ -43,6 +43,18 @@ static int cpu_add_f32(fm_device *device, float *to, const float *from, int64_t 
     return FM_OK;
 }
 
+static int cpu_convert(fm_device *device, void *to, enum fm_dtype to_dtype, const void *from, enum fm_dtype from_dtype, int64_t n)
+{
+    enum { BLOCK = 1 << 14 };
+    (void)device;
+#pragma omp parallel for schedule(static)
+    for (int64_t i = 0; i < n; i += BLOCK) {
+        fm_dtype_convert((char *)to + (size_t)i * fm_dtype_bytes(to_dtype), to_dtype,
+                         (const char *)from + (size_t)i * fm_dtype_bytes(from_dtype), from_dtype, n - i < BLOCK ? n - i : BLOCK);
+    }
+    return FM_OK;
+}
+
 static int cpu_synchronize(fm_device *device)
 {
     (void)device;
@@ -63,6 +75,7 @@ static const fm_device_table cpu_table = {
     .copy = cpu_copy,
     .zero = cpu_zero,
     .add_f32 = cpu_add_f32,
+    .convert = cpu_convert,
     .synchronize = cpu_synchronize,
     .close = cpu_close,
 };

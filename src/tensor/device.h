@@ -18,6 +18,7 @@ typedef struct {
     int (*copy)(fm_device *device, void *to, const void *from, size_t size_bytes);
     int (*zero)(fm_device *device, void *to, size_t size_bytes);
     int (*add_f32)(fm_device *device, float *to, const float *from, int64_t n);   /* to += from: sums that arrive */
+    int (*convert)(fm_device *device, void *to, enum fm_dtype to_dtype, const void *from, enum fm_dtype from_dtype, int64_t n);
     int (*synchronize)(fm_device *device);
     void (*close)(fm_device *device);
 } fm_device_table;

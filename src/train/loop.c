@@ -6,6 +6,7 @@
 
 #include "base/memory.h"
 #include "train/evaluate.h"
+#include "train/loss_scale.h"
 #include "train/optimizer.h"
 #include "train/schedule.h"
 #include "train/step.h"
@@ -17,6 +18,7 @@ struct fm_loop {
     fm_pipeline pipeline;              /* of a step */
     fm_pass pass;
     fm_evaluation validation;
+    fm_loss_scale scale;
     int64_t n_steps;
     double waited_s;                   /* for FSDP's transfers, in the last step */
 };
@@ -83,6 +85,7 @@ int fm_loop_new(fm_loop **out, const fm_loop_spec *spec)
     }
     loop->spec = *spec;
     loop->optimizer.options = spec->optimizer;
+    loop->scale = fm_loss_scale_begin(spec->model->setup.dtype);
     const int rc = plan(loop);
     if (rc < 0) {
         fm_loop_destroy(loop);
@@ -134,19 +137,35 @@ static int compare_ranks(fm_loop *loop, fm_step_metrics *metrics, double own_ms)
     return rc;
 }
 
-/* A step without label tokens: nothing is learnt, the schedule goes on. */
+/* A step without label tokens: nothing is learnt, the schedule goes on. With float16 a step whose gradients are infinite is skipped, and
+ * the next ones are scaled less. */
 static int update(fm_loop *loop, int64_t step, fm_step_metrics *metrics)
 {
     fm_model *const m = loop->spec.model;
-    FM_TRY(fm_optimizer_finish_gradients(m));
+    const bool is_scaled = m->setup.dtype == FM_F16;
+    FM_TRY(fm_optimizer_finish_gradients(m, loop->scale.factor));
     if (loop->spec.on_gradients != NULL) {
         FM_TRY(loop->spec.on_gradients(loop->spec.context, m, step));
     }
-    const int rc = fm_optimizer_norm(&metrics->grad_norm, m);
-    if (rc < 0) {
+    int rc = isfinite(metrics->loss) ? FM_OK : fm_fail(FM_ERR_NUMERIC, "the loss is %g", metrics->loss);
+    if (rc == FM_OK) {
+        rc = fm_optimizer_norm(&metrics->grad_norm, m);
+    }
+    if (rc == FM_ERR_NUMERIC && is_scaled) {
+        metrics->grad_norm = NAN;
+        return fm_loss_scale_skip(&loop->scale, step);
+    }
+    if (rc < 0) {                      /* the same on every rank: all leave */
         return rc == FM_ERR_NUMERIC ? fm_fail_in(rc, "step %lld", (long long)step) : rc;
     }
-    return metrics->label_tokens == 0 ? FM_OK : fm_optimizer_update(&loop->optimizer, m, metrics->lr, metrics->grad_norm);
+    if (metrics->label_tokens == 0) {
+        return FM_OK;
+    }
+    FM_TRY(fm_optimizer_update(&loop->optimizer, m, metrics->lr, metrics->grad_norm));
+    if (is_scaled) {
+        fm_loss_scale_keep(&loop->scale);
+    }
+    return FM_OK;
 }
 
 int fm_loop_step(fm_loop *loop, int64_t step, fm_step_metrics *metrics)
@@ -159,11 +178,8 @@ int fm_loop_step(fm_loop *loop, int64_t step, fm_step_metrics *metrics)
     const double N = metrics->label_tokens > 0 ? (double)metrics->label_tokens : 1.0;
     double sum;
     fm_optimizer_begin(s->model);
-    FM_TRY(fm_pass_run(&sum, &loop->pass, step, true, (float)(1.0 / N)));
+    FM_TRY(fm_pass_run(&sum, &loop->pass, step, true, (float)(loop->scale.factor / N)));
     metrics->loss = sum / N;
-    if (!isfinite(metrics->loss)) {    /* the same number on every rank: all leave */
-        return fm_fail(FM_ERR_NUMERIC, "step %lld: the loss is %g", (long long)step, metrics->loss);
-    }
     FM_TRY(update(loop, step, metrics));
     const double seconds = now_s() - begin_s;
     metrics->step_ms = 1e3 * seconds;

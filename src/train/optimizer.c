@@ -23,7 +23,29 @@ static fm_comm *group_of(const fm_model *model, enum fm_param_sum sum)
     }
 }
 
-int fm_optimizer_finish_gradients(fm_model *model)
+/* A unit's gradient summed over dp_replicate, in the dtype of sums between ranks. */
+static int sum_over_replicas(fm_model *model, fm_fsdp_unit *unit)
+{
+    fm_comm *const replicas = fm_groups_get(model->groups, FM_GROUP_DP_REPLICATE);
+    fm_device *const device = model->compute->device;
+    const enum fm_dtype dtype = model->setup.reduce_dtype;
+    const int64_t n = unit->shard_elements;
+    if (replicas == NULL || dtype == FM_F32) {
+        return fm_comm_all_reduce(replicas, unit->gradient, n, FM_F32, FM_SUM);
+    }
+    void *const narrow = fm_device_alloc(device, (size_t)n * fm_dtype_bytes(dtype), FM_MEMORY_WORKSPACE);
+    int rc = narrow == NULL ? FM_ERR_MEMORY : device->table->convert(device, narrow, dtype, unit->gradient, FM_F32, n);
+    if (rc == FM_OK) {
+        rc = fm_comm_all_reduce(replicas, narrow, n, dtype, FM_SUM);
+    }
+    if (rc == FM_OK) {
+        rc = device->table->convert(device, unit->gradient, FM_F32, narrow, dtype, n);
+    }
+    fm_device_free(device, narrow);
+    return rc;
+}
+
+int fm_optimizer_finish_gradients(fm_model *model, double loss_scale)
 {
     FM_TRY(fm_fsdp_gradient_finish(model->fsdp));
     for (int p = 0; p < model->n_params; p++) {
@@ -31,9 +53,12 @@ int fm_optimizer_finish_gradients(fm_model *model)
         const fm_param_view view = fm_model_param(model, p);
         FM_TRY(fm_comm_all_reduce(group, view.gradient, view.elements, FM_F32, FM_SUM));
     }
-    fm_comm *const replicas = fm_groups_get(model->groups, FM_GROUP_DP_REPLICATE);
     for (int u = 0; u < model->n_units; u++) {
-        FM_TRY(fm_comm_all_reduce(replicas, model->units[u].gradient, model->units[u].shard_elements, FM_F32, FM_SUM));
+        fm_fsdp_unit *const unit = &model->units[u];
+        FM_TRY(sum_over_replicas(model, unit));
+        if (loss_scale != 1.0) {
+            FM_TRY(model->compute->ops->scale(model->compute, unit->gradient, (float)(1.0 / loss_scale), unit->shard_elements));
+        }
     }
     return FM_OK;
 }

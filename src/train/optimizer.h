@@ -14,9 +14,9 @@ typedef struct {
 /* Makes the gradients of a step's beginning: nothing is there yet. Local. */
 void fm_optimizer_begin(fm_model *model);
 
-/* Finishes the gradients: waits for FSDP's, then the sums over tp, key/value replicas, pipeline ends and dp_replicate.
- * Collective on those groups, in the same order everywhere. */
-int fm_optimizer_finish_gradients(fm_model *model);
+/* Finishes the gradients: waits for FSDP's, then the sums over tp, key/value replicas, pipeline ends and dp_replicate, then takes back the
+ * loss scale (1: none). Collective on those groups, in the same order everywhere. */
+int fm_optimizer_finish_gradients(fm_model *model, double loss_scale);
 
 /* *norm = sqrt of the sum of squares over all trained parameters of the model, each once. FM_ERR_NUMERIC, on every rank, where it is
  * not finite: the message names a tensor. Collective on world. */

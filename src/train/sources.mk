@@ -5,6 +5,7 @@ libfinemesh_la_SOURCES += \
 	src/train/events.c src/train/events.h \
 	src/train/forward.c src/train/forward.h \
 	src/train/loop.c src/train/loop.h \
+	src/train/loss_scale.c src/train/loss_scale.h \
 	src/train/metrics.c src/train/metrics.h \
 	src/train/optimizer.c src/train/optimizer.h \
 	src/train/options.h \
