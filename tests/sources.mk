@@ -24,7 +24,9 @@ unit_tests = \
 	tests/unit/test_safetensors \
 	tests/unit/test_sample \
 	tests/unit/test_schedule \
-	tests/unit/test_source
+	tests/unit/test_source \
+	tests/unit/test_tokenizer \
+	tests/unit/test_tokenizer_unicode
 
 tests_unit_test_convert_SOURCES = tests/unit/test_convert.c tests/unit/ckpt_model.c tests/unit/ckpt_model.h
 tests_unit_test_export_SOURCES = tests/unit/test_export.c tests/unit/ckpt_model.c tests/unit/ckpt_model.h
@@ -62,6 +64,7 @@ shell_tests = \
 	tests/oracle/models.sh \
 	tests/oracle/shards.sh \
 	tests/oracle/tensorboard.sh \
+	tests/oracle/tokenizer.sh \
 	tests/regression/bad.sh \
 	tests/regression/quickstart.sh \
 	tests/style/calls.sh \

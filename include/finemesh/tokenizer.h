@@ -19,8 +19,8 @@ typedef struct fm_tokenizer fm_tokenizer;
 
 enum fm_tokenizer_file { FM_TOKENIZER_JSON, FM_TOKENIZER_CONFIG, FM_TOKENIZER_MODEL_CONFIG, FM_TOKENIZER_FILES };
 
-/* The texts that make a tokenizer, so that one rank can read them and others be sent them. text[i] is NULL where a file is absent;
- * only FM_TOKENIZER_JSON must be there. */
+/* The texts that make a tokenizer, so that one rank can read them and others be sent them. text[i] is NULL where a file is
+ * absent; only FM_TOKENIZER_JSON must be there. */
 typedef struct {
     char *text[FM_TOKENIZER_FILES];
     size_t size_bytes[FM_TOKENIZER_FILES];
@@ -44,12 +44,14 @@ void fm_tokenizer_destroy(fm_tokenizer *tokenizer);
 /* What transformers' tokenizer(text)["input_ids"] gives; without the added beginning or end where add_special is false (special
  * tokens written out in the text become tokens either way). *ids[*n_ids] is the caller's, freed with fm_tokenizer_free. The text
  * may hold 0 bytes. Local, thread-safe. Errors: FM_ERR_FORMAT with the offset of the byte that is not UTF-8; memory. */
-int fm_tokenizer_encode(int32_t **ids, int64_t *n_ids, const fm_tokenizer *tokenizer, const char *text, size_t size_bytes, bool add_special);
+int fm_tokenizer_encode(int32_t **ids, int64_t *n_ids, const fm_tokenizer *tokenizer, const char *text, size_t size_bytes,
+                        bool add_special);
 
 /* What transformers' tokenizer.decode(ids) gives: ids without a token are left out, and special ones where skip_special is true.
  * *text is the caller's, freed with fm_tokenizer_free; a 0 byte that is not counted follows. Local, thread-safe.
  * Errors: FM_ERR_FORMAT for a negative id; memory. */
-int fm_tokenizer_decode(char **text, size_t *size_bytes, const fm_tokenizer *tokenizer, const int32_t *ids, int64_t n_ids, bool skip_special);
+int fm_tokenizer_decode(char **text, size_t *size_bytes, const fm_tokenizer *tokenizer, const int32_t *ids, int64_t n_ids,
+                        bool skip_special);
 
 /* Frees what encode and decode gave; NULL is allowed. */
 void fm_tokenizer_free(void *pointer);

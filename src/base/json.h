@@ -9,7 +9,8 @@
 enum { FM_JSON_DEPTH = 512 };
 
 /* Parses a text that may hold 0 bytes. `name` stands in errors ("FILE" or "FILE:LINE"). Duplicate keys, invalid UTF-8,
- * nesting deeper than FM_JSON_DEPTH and anything after the value are errors; one integer beyond 64 bits makes all of them reals. The caller releases *out with json_decref. */
+ * nesting deeper than FM_JSON_DEPTH and anything after the value are errors; one integer beyond 64 bits makes all of them
+ * reals. The caller releases *out with json_decref. */
 int fm_json_parse(json_t **out, const char *text, size_t size_bytes, const char *name);
 
 /* Reads and parses a file of at most limit_bytes. */

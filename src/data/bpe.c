@@ -7,7 +7,7 @@
 #include "data/bpe_table.h"
 #include "data/unicode.h"
 
-enum { DIRECT_CODES = 0x800, N_BYTES = 256, BYTE_TOKEN_BYTES = 8, SHORT_WORD = 32, FIRST_WINDOW = 512 };
+enum { DIRECT_CODES = 0x800, N_BYTES = 256, BYTE_TOKEN_BYTES = 8, SHORT_WORD = 32, FIRST_WINDOW = 512, MAX_WINDOW = 1 << 29 };
 
 struct fm_bpe {
     const char *name;
@@ -56,8 +56,8 @@ void fm_bpe_destroy(fm_bpe *bpe)
 int fm_bpe_add_token(fm_bpe *bpe, const char *token, size_t size_bytes, int64_t id)
 {
     if (id < 0 || id >= FM_BPE_MAX_ID) {
-        return fm_fail(FM_ERR_FORMAT, "%s: model.vocab: token \"%.*s\" has the id %lld, an id from 0 to %d was expected", bpe->name,
-                       (int)(size_bytes < 100 ? size_bytes : 100), token, (long long)id, FM_BPE_MAX_ID - 1);
+        return fm_fail(FM_ERR_FORMAT, "%s: model.vocab: token \"%.*s\" has the id %lld, an id from 0 to %d was expected",
+                       bpe->name, (int)(size_bytes < 100 ? size_bytes : 100), token, (long long)id, FM_BPE_MAX_ID - 1);
     }
     const int added = fm_token_table_add(&bpe->tokens, token, size_bytes, (int32_t)id);
     if (added == 0) {
@@ -71,8 +71,8 @@ static int find_part(int32_t *id, const fm_bpe *bpe, const char *token, size_t s
 {
     *id = fm_token_table_find(&bpe->tokens, token, size_bytes);
     if (*id < 0) {
-        return fm_fail(FM_ERR_FORMAT, "%s: model.merges: merge %d needs the token \"%.*s\", which model.vocab does not have", bpe->name,
-                       bpe->n_merges, (int)(size_bytes < 100 ? size_bytes : 100), token);
+        return fm_fail(FM_ERR_FORMAT, "%s: model.merges: merge %d needs the token \"%.*s\", which model.vocab does not have",
+                       bpe->name, bpe->n_merges, (int)(size_bytes < 100 ? size_bytes : 100), token);
     }
     return FM_OK;
 }
@@ -83,16 +83,16 @@ int fm_bpe_add_merge(fm_bpe *bpe, const char *left, size_t left_bytes, const cha
     FM_TRY(find_part(&left_id, bpe, left, left_bytes));
     FM_TRY(find_part(&right_id, bpe, right, right_bytes));
     char few[256];
-    fm_text many = { 0 };
+    fm_bytes many = { 0 };
     char *whole = few;
     if (left_bytes + right_bytes > sizeof few) {
-        FM_TRY(fm_text_reserve(&many, left_bytes + right_bytes));
+        FM_TRY(fm_bytes_reserve(&many, left_bytes + right_bytes));
         whole = many.bytes;
     }
     memcpy(whole, left, left_bytes);
     memcpy(whole + left_bytes, right, right_bytes);
     int rc = find_part(&whole_id, bpe, whole, left_bytes + right_bytes);
-    fm_text_free(&many);
+    fm_bytes_free(&many);
     if (rc == FM_OK) {
         rc = fm_merge_table_set(&bpe->merges, left_id, right_id, bpe->n_merges, whole_id);
         bpe->n_merges++;
@@ -145,18 +145,18 @@ int32_t fm_bpe_n_tokens(const fm_bpe *bpe)
 
 void fm_bpe_scratch_free(fm_bpe_scratch *scratch)
 {
-    fm_text_free(&scratch->ids);
-    fm_text_free(&scratch->symbols);
-    fm_text_free(&scratch->queue);
+    fm_bytes_free(&scratch->ids);
+    fm_bytes_free(&scratch->symbols);
+    fm_bytes_free(&scratch->queue);
 }
 
-static int add_id(fm_text *ids, int32_t id)
+static int add_id(fm_bytes *ids, int32_t id)
 {
-    return fm_text_append(ids, &id, sizeof id);
+    return fm_bytes_append(ids, &id, sizeof id);
 }
 
 /* The bytes of a character without a token. False (nothing added) where one of them has no token either. */
-static int add_bytes(fm_text *ids, const fm_bpe *bpe, const char *character, size_t size_bytes)
+static int add_bytes(fm_bytes *ids, const fm_bpe *bpe, const char *character, size_t size_bytes)
 {
     for (size_t i = 0; i < size_bytes; i++) {
         if (bpe->byte_ids[(unsigned char)character[i]] < 0) {
@@ -171,7 +171,7 @@ static int add_bytes(fm_text *ids, const fm_bpe *bpe, const char *character, siz
 
 /* The symbols that a word starts from. An unknown token waits until the next known character, behind bytes that come between, as
  * Hugging Face's does. */
-static int add_characters(fm_text *ids, const fm_bpe *bpe, const char *word, size_t size_bytes)
+static int add_characters(fm_bytes *ids, const fm_bpe *bpe, const char *word, size_t size_bytes)
 {
     bool unknown_waits = false;
     for (size_t at = 0; at < size_bytes;) {
@@ -230,7 +230,7 @@ static int merge_short(const fm_bpe *bpe, int32_t *ids, int n)
     }
 }
 
-static candidate *candidates(fm_text *queue, size_t *n)
+static candidate *candidates(fm_bytes *queue, size_t *n)
 {
     *n = queue->size_bytes / sizeof(candidate);
     return (candidate *)(void *)queue->bytes;
@@ -250,7 +250,7 @@ static void sift_down(candidate *heap, size_t n, size_t at)
     heap[at] = moved;
 }
 
-static candidate pop(fm_text *queue)
+static candidate pop(fm_bytes *queue)
 {
     size_t n;
     candidate *const heap = candidates(queue, &n);
@@ -262,7 +262,7 @@ static candidate pop(fm_text *queue)
 }
 
 /* Appends the merge of a symbol with its right neighbour, if there is one; `sifts` keeps the heap's order. */
-static int offer(fm_text *queue, const fm_bpe *bpe, const symbol *symbols, int32_t left, bool sifts)
+static int offer(fm_bytes *queue, const fm_bpe *bpe, const symbol *symbols, int32_t left, bool sifts)
 {
     const int32_t right = left < 0 ? NONE : symbols[left].next;
     const fm_merge *const merge = right < 0 ? NULL : fm_merge_table_find(&bpe->merges, symbols[left].id, symbols[right].id);
@@ -270,7 +270,7 @@ static int offer(fm_text *queue, const fm_bpe *bpe, const symbol *symbols, int32
         return FM_OK;
     }
     const candidate added = { (uint64_t)(uint32_t)merge->rank << 32 | (uint32_t)left, merge->new_id };
-    FM_TRY(fm_text_append(queue, &added, sizeof added));
+    FM_TRY(fm_bytes_append(queue, &added, sizeof added));
     if (sifts) {
         size_t n;
         candidate *const heap = candidates(queue, &n);
@@ -284,7 +284,7 @@ static int offer(fm_text *queue, const fm_bpe *bpe, const symbol *symbols, int32
     return FM_OK;
 }
 
-static int merge_list(const fm_bpe *bpe, symbol *symbols, fm_text *queue)
+static int merge_list(const fm_bpe *bpe, symbol *symbols, fm_bytes *queue)
 {
     while (queue->size_bytes > 0) {
         const candidate top = pop(queue);
@@ -310,7 +310,7 @@ static int merge_list(const fm_bpe *bpe, symbol *symbols, fm_text *queue)
 static int merge_window(const fm_bpe *bpe, const int32_t *ids, int32_t n, fm_bpe_scratch *scratch)
 {
     scratch->symbols.size_bytes = scratch->queue.size_bytes = 0;
-    FM_TRY(fm_text_reserve(&scratch->symbols, (size_t)n * sizeof(symbol)));
+    FM_TRY(fm_bytes_reserve(&scratch->symbols, (size_t)n * sizeof(symbol)));
     symbol *const symbols = (symbol *)(void *)scratch->symbols.bytes;
     for (int32_t i = 0; i < n; i++) {
         symbols[i] = (symbol){ ids[i], i - 1, i + 1 < n ? i + 1 : NONE };
@@ -339,7 +339,7 @@ static int32_t token_length(const symbol *symbols, int32_t at, int32_t window)
 }
 
 /* Appends the tokens of a window that start before `end`; the last of them becomes the seam. */
-static int take_tokens(fm_text *out, seam *last, const symbol *symbols, int32_t end, int32_t window)
+static int take_tokens(fm_bytes *out, seam *last, const symbol *symbols, int32_t end, int32_t window)
 {
     const size_t begin = last->begin;
     out->size_bytes = last->out_bytes;
@@ -353,15 +353,15 @@ static int take_tokens(fm_text *out, seam *last, const symbol *symbols, int32_t 
 /* Merges a long word window by window, so that time and cache misses grow with its length alone.
  *
  * Tokens t1 t2 ... are the encoding of a word if, and only if, each two neighbours encode to themselves: up to the first merge
- * across a border, what happens left and right of it is what would happen in those two tokens alone. So a window's tokens hold up to
- * a seam if the next window, begun at the last token that is kept, starts with that token too. Where it does not, the window was
- * too small: go back one window, and where that is not enough to the start, with windows of twice the size. */
-static int merge_long(fm_text *out, const fm_bpe *bpe, const int32_t *ids, size_t n, fm_bpe_scratch *scratch)
+ * across a border, what happens left and right of it is what would happen in those two tokens alone. So a window's tokens hold up
+ * to a seam if the next window, begun at the last token that is kept, starts with that token too. Where it does not, the window
+ * was too small: go back one window, and where that is not enough to the start, with windows of twice the size. */
+static int merge_long(fm_bytes *out, const fm_bpe *bpe, const int32_t *ids, size_t n, fm_bpe_scratch *scratch)
 {
     const seam start = { 0, out->size_bytes, NONE, 0 };
     seam here = start, before = start;
     bool went_back = false;
-    for (size_t window = FIRST_WINDOW;;) {
+    for (size_t window = FIRST_WINDOW; window <= MAX_WINDOW;) {
         const bool is_last = n - here.begin <= window;
         const int32_t length = (int32_t)(is_last ? n - here.begin : window);
         FM_TRY(merge_window(bpe, ids + here.begin, length, scratch));
@@ -380,9 +380,11 @@ static int merge_long(fm_text *out, const fm_bpe *bpe, const int32_t *ids, size_
         }
         window *= here.begin == before.begin ? 2 : 1;       /* one token fills it */
     }
+    return fm_fail(FM_ERR_FORMAT, "%s: the merges of more than %d characters depend on each other; cut the text", bpe->name,
+                   MAX_WINDOW);
 }
 
-int fm_bpe_encode(fm_text *ids, const fm_bpe *bpe, const char *word, size_t size_bytes, fm_bpe_scratch *scratch)
+int fm_bpe_encode(fm_bytes *ids, const fm_bpe *bpe, const char *word, size_t size_bytes, fm_bpe_scratch *scratch)
 {
     const int32_t whole = bpe->options.ignore_merges ? fm_bpe_find(bpe, word, size_bytes) : NONE;
     if (whole >= 0) {
@@ -393,7 +395,7 @@ int fm_bpe_encode(fm_text *ids, const fm_bpe *bpe, const char *word, size_t size
     const size_t n = scratch->ids.size_bytes / sizeof(int32_t);
     int32_t *const symbols = (int32_t *)(void *)scratch->ids.bytes;
     if (n <= SHORT_WORD) {
-        return fm_text_append(ids, symbols, (size_t)merge_short(bpe, symbols, (int)n) * sizeof *symbols);
+        return fm_bytes_append(ids, symbols, (size_t)merge_short(bpe, symbols, (int)n) * sizeof *symbols);
     }
     return merge_long(ids, bpe, symbols, n, scratch);
 }

@@ -11,7 +11,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
-#include "data/tokenizer_text.h"
+#include "data/tokenizer_bytes.h"
 
 /* Ids are below this; a larger one can only be a mistake, and the table of tokens is as long as the largest. */
 enum { FM_BPE_MAX_ID = 1 << 24 };
@@ -48,12 +48,12 @@ int32_t fm_bpe_n_tokens(const fm_bpe *bpe);
 
 /* What encoding needs beside the model: one for each thread, zeroed at first, kept between words. */
 typedef struct {
-    fm_text ids, symbols, queue;
+    fm_bytes ids, symbols, queue;
 } fm_bpe_scratch;
 
 void fm_bpe_scratch_free(fm_bpe_scratch *scratch);
 
 /* Appends the ids (int32_t) of one word of valid UTF-8, in time proportional to its length. Error: memory. */
-int fm_bpe_encode(fm_text *ids, const fm_bpe *bpe, const char *word, size_t size_bytes, fm_bpe_scratch *scratch);
+int fm_bpe_encode(fm_bytes *ids, const fm_bpe *bpe, const char *word, size_t size_bytes, fm_bpe_scratch *scratch);
 
 #endif

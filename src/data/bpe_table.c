@@ -30,7 +30,7 @@ static uint32_t hash_bytes(const char *bytes, size_t size_bytes)
 
 void fm_token_table_free(fm_token_table *table)
 {
-    fm_text_free(&table->bytes);
+    fm_bytes_free(&table->bytes);
     fm_free(table->places);
     fm_free(table->slots);
     *table = (fm_token_table){ 0 };
@@ -120,7 +120,7 @@ int fm_token_table_add(fm_token_table *table, const char *token, size_t size_byt
         return 0;
     }
     const size_t begin = table->bytes.size_bytes + 1;
-    FM_TRY(fm_text_append(&table->bytes, token, size_bytes));
+    FM_TRY(fm_bytes_append(&table->bytes, token, size_bytes));
     table->places[id] = (fm_token_place){ begin, size_bytes };
     *slot = (fm_token_slot){ hash, id + 1 };
     table->n_tokens++;

@@ -5,7 +5,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
-#include "data/tokenizer_text.h"
+#include "data/tokenizer_bytes.h"
 
 typedef struct {
     size_t begin, size_bytes;       /* in `bytes`; begin counts from 1, 0: no token has this id */
@@ -17,7 +17,7 @@ typedef struct {
 } fm_token_slot;
 
 typedef struct {
-    fm_text bytes;                  /* of all tokens, one behind the other */
+    fm_bytes bytes;                  /* of all tokens, one behind the other */
     fm_token_place *places;         /* by id */
     int32_t id_limit, id_capacity;
     int32_t n_tokens;

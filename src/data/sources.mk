@@ -20,6 +20,6 @@ libfinemesh_la_SOURCES += \
 	src/data/tokenizer_regex_program.c src/data/tokenizer_regex_program.h \
 	src/data/tokenizer_steps.c src/data/tokenizer_steps.h \
 	src/data/tokenizer_template.c src/data/tokenizer_template.h \
-	src/data/tokenizer_text.c src/data/tokenizer_text.h \
+	src/data/tokenizer_bytes.c src/data/tokenizer_bytes.h \
 	src/data/unicode.c src/data/unicode.h \
 	src/data/unicode_tables.c src/data/unicode_tables.h

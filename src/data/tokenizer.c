@@ -77,8 +77,8 @@ static int finish_model(const builder *b)
     FM_TRY(fm_json_get_string(&suffix, model, "end_of_word_suffix", name));
     FM_TRY(fm_json_get_double(&dropout, model, "dropout", name));
     if (prefix[0] != '\0' || suffix[0] != '\0' || dropout != 0) {
-        return fm_fail(FM_ERR_UNSUPPORTED, "%s: model: continuing_subword_prefix, end_of_word_suffix and dropout are not supported; they "
-                       "must be null, empty or 0", name);
+        return fm_fail(FM_ERR_UNSUPPORTED, "%s: model: continuing_subword_prefix, end_of_word_suffix and dropout are not "
+                       "supported; they must be null, empty or 0", name);
     }
     if (json_object_get(model, "vocab") == NULL || json_object_get(model, "merges") == NULL) {
         return fm_fail(FM_ERR_FORMAT, "%s: model has no \"vocab\" or no \"merges\"", name);
@@ -93,10 +93,11 @@ static int finish_model(const builder *b)
 static int make_pipelines(const builder *b)
 {
     fm_tokenizer *const t = b->tokenizer;
-    FM_TRY(fm_pipeline_new(&t->normalizer, json_object_get(b->file, "normalizer"), FM_PIPELINE_NORMALIZER, b->json_name));
-    FM_TRY(fm_pipeline_new(&t->pre_tokenizer, json_object_get(b->file, "pre_tokenizer"), FM_PIPELINE_PRE_TOKENIZER, b->json_name));
-    FM_TRY(fm_pipeline_new(&t->decoder, json_object_get(b->file, "decoder"), FM_PIPELINE_DECODER, b->json_name));
-    return fm_template_read(&t->template, json_object_get(b->file, "post_processor"), b->json_name);
+    const char *const name = b->json_name;
+    FM_TRY(fm_pipeline_new(&t->normalizer, json_object_get(b->file, "normalizer"), FM_PIPELINE_NORMALIZER, name));
+    FM_TRY(fm_pipeline_new(&t->pre_tokenizer, json_object_get(b->file, "pre_tokenizer"), FM_PIPELINE_PRE_TOKENIZER, name));
+    FM_TRY(fm_pipeline_new(&t->decoder, json_object_get(b->file, "decoder"), FM_PIPELINE_DECODER, name));
+    return fm_template_read(&t->template, json_object_get(b->file, "post_processor"), name);
 }
 
 static int add_object(fm_added *added, const json_t *object, bool special, const char *name)
@@ -149,7 +150,8 @@ static int add_class_token(const builder *b, const char *key, const char *text)
 /* In the order in which transformers goes through them: its own seven, other *_token keys, then lists of further ones. */
 static int add_special_tokens(const builder *b)
 {
-    static const char *const keys[] = { "bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token" };
+    static const char *const keys[] = { "bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token",
+                                        "mask_token" };
     const struct {
         const char *key, *text;
     } defaults[] = { { "bos_token", b->class->bos }, { "eos_token", b->class->eos }, { "unk_token", b->class->unk },
@@ -317,20 +319,20 @@ void fm_tokenizer_destroy(fm_tokenizer *tokenizer)
 /* What encoding one text needs; each call has its own, so that threads share nothing. */
 typedef struct {
     const fm_tokenizer *tokenizer;
-    fm_text ids;
+    fm_bytes ids;
     fm_words words;
-    fm_text outer, inner;           /* pieces before and after normalization */
-    fm_text normalized;
+    fm_bytes outer, inner;           /* pieces before and after normalization */
+    fm_bytes normalized;
     fm_bpe_scratch scratch;
 } encoding;
 
 static void encoding_free(encoding *e)
 {
-    fm_text_free(&e->ids);
+    fm_bytes_free(&e->ids);
     fm_words_free(&e->words);
-    fm_text_free(&e->outer);
-    fm_text_free(&e->inner);
-    fm_text_free(&e->normalized);
+    fm_bytes_free(&e->outer);
+    fm_bytes_free(&e->inner);
+    fm_bytes_free(&e->normalized);
     fm_bpe_scratch_free(&e->scratch);
 }
 
@@ -355,7 +357,7 @@ static int encode_raw(encoding *e, const char *text, size_t size_bytes, bool at_
         FM_TRY(fm_words_start(&e->words, text, size_bytes, at_start));
         FM_TRY(fm_pipeline_run(t->normalizer, &e->words));
         e->normalized.size_bytes = 0;
-        FM_TRY(fm_text_append(&e->normalized, e->words.text.bytes, e->words.text.size_bytes));
+        FM_TRY(fm_bytes_append(&e->normalized, e->words.text.bytes, e->words.text.size_bytes));
         text = e->normalized.bytes;
         size_bytes = e->normalized.size_bytes;
     }
@@ -364,7 +366,7 @@ static int encode_raw(encoding *e, const char *text, size_t size_bytes, bool at_
     for (size_t i = 0; i < e->inner.size_bytes / sizeof *pieces; i++) {
         const fm_added_piece *const p = &pieces[i];
         if (p->id >= 0) {
-            FM_TRY(fm_text_append(&e->ids, &p->id, sizeof p->id));
+            FM_TRY(fm_bytes_append(&e->ids, &p->id, sizeof p->id));
         } else {
             FM_TRY(encode_stretch(e, text + p->begin, p->end - p->begin, at_start && p->begin == 0));
         }
@@ -376,38 +378,40 @@ static int encode_all(encoding *e, const char *text, size_t size_bytes, bool add
 {
     const fm_tokenizer *const t = e->tokenizer;
     if (add_special) {
-        FM_TRY(fm_text_append(&e->ids, t->template.before.bytes, t->template.before.size_bytes));
+        FM_TRY(fm_bytes_append(&e->ids, t->template.before.bytes, t->template.before.size_bytes));
     }
     FM_TRY(fm_added_find(&e->outer, t->added, false, t->splits_special, text, size_bytes));
     const fm_added_piece *const pieces = (const fm_added_piece *)(const void *)e->outer.bytes;
     for (size_t i = 0; i < e->outer.size_bytes / sizeof *pieces; i++) {
         const fm_added_piece *const p = &pieces[i];
         if (p->id >= 0) {
-            FM_TRY(fm_text_append(&e->ids, &p->id, sizeof p->id));
+            FM_TRY(fm_bytes_append(&e->ids, &p->id, sizeof p->id));
         } else {
             FM_TRY(encode_raw(e, text + p->begin, p->end - p->begin, p->begin == 0));
         }
     }
-    return add_special ? fm_text_append(&e->ids, t->template.after.bytes, t->template.after.size_bytes) : FM_OK;
+    return add_special ? fm_bytes_append(&e->ids, t->template.after.bytes, t->template.after.size_bytes) : FM_OK;
 }
 
-int fm_tokenizer_encode(int32_t **ids, int64_t *n_ids, const fm_tokenizer *tokenizer, const char *text, size_t size_bytes, bool add_special)
+int fm_tokenizer_encode(int32_t **ids, int64_t *n_ids, const fm_tokenizer *tokenizer, const char *text, size_t size_bytes,
+                        bool add_special)
 {
     *ids = NULL;
     *n_ids = 0;
     const size_t invalid = fm_unicode_check(text, size_bytes);
     if (invalid < size_bytes) {
-        return fm_fail(FM_ERR_FORMAT, "the text is not UTF-8 at byte %zu (0x%02x)", invalid, (unsigned)(unsigned char)text[invalid]);
+        const unsigned byte = (unsigned char)text[invalid];
+        return fm_fail(FM_ERR_FORMAT, "the text is not UTF-8 at byte %zu (0x%02x)", invalid, byte);
     }
     encoding e = { .tokenizer = tokenizer };
-    int rc = fm_text_reserve(&e.ids, 1);
+    int rc = fm_bytes_reserve(&e.ids, 1);
     if (rc == FM_OK) {
         rc = encode_all(&e, text, size_bytes, add_special);
     }
     if (rc == FM_OK) {
         *n_ids = (int64_t)(e.ids.size_bytes / sizeof **ids);
         *ids = (int32_t *)(void *)e.ids.bytes;
-        e.ids = (fm_text){ 0 };
+        e.ids = (fm_bytes){ 0 };
     }
     encoding_free(&e);
     return rc;
@@ -431,22 +435,23 @@ static int add_token_words(fm_words *words, const fm_tokenizer *t, const int32_t
 }
 
 /* The words one behind the other, with a space between them where there is no decoder that would know better. */
-static int join_words(fm_text *out, const fm_words *words, bool spaces)
+static int join_words(fm_bytes *out, const fm_words *words, bool spaces)
 {
     for (size_t i = 0; i < fm_words_count(words); i++) {
         const fm_word *const word = &fm_words_list(words)[i];
-        FM_TRY(fm_text_append(out, " ", spaces && i > 0));
-        FM_TRY(fm_text_append(out, words->text.bytes + word->begin, word->end - word->begin));
+        FM_TRY(fm_bytes_append(out, " ", spaces && i > 0));
+        FM_TRY(fm_bytes_append(out, words->text.bytes + word->begin, word->end - word->begin));
     }
-    FM_TRY(fm_text_append(out, "", 1));
+    FM_TRY(fm_bytes_append(out, "", 1));
     out->size_bytes--;
     return FM_OK;
 }
 
-int fm_tokenizer_decode(char **text, size_t *size_bytes, const fm_tokenizer *tokenizer, const int32_t *ids, int64_t n_ids, bool skip_special)
+int fm_tokenizer_decode(char **text, size_t *size_bytes, const fm_tokenizer *tokenizer, const int32_t *ids, int64_t n_ids,
+                        bool skip_special)
 {
     fm_words words = { 0 };
-    fm_text out = { 0 };
+    fm_bytes out = { 0 };
     *text = NULL;
     *size_bytes = 0;
     int rc = add_token_words(&words, tokenizer, ids, n_ids, skip_special);
@@ -459,9 +464,9 @@ int fm_tokenizer_decode(char **text, size_t *size_bytes, const fm_tokenizer *tok
     if (rc == FM_OK) {
         *text = out.bytes;
         *size_bytes = out.size_bytes;
-        out = (fm_text){ 0 };
+        out = (fm_bytes){ 0 };
     }
-    fm_text_free(&out);
+    fm_bytes_free(&out);
     fm_words_free(&words);
     return rc;
 }

@@ -14,6 +14,7 @@ typedef struct {
     bool first_normalized;    /* `normalized` when it came: decides by which search it is found */
     bool is_plain;            /* came as a token that is not special, with plain_normalized */
     bool plain_normalized;
+    size_t shown_begin, shown_bytes;      /* in `shown`: its normalized form, which decoding shows; 0 bytes: the text itself */
 } entry;
 
 /* A node of a tree over bytes. Children are a list; the root's are looked up by `roots`. */
@@ -24,14 +25,15 @@ typedef struct {
 } node;
 
 typedef struct {
-    fm_text nodes;
+    fm_bytes nodes;
     int32_t roots[N_BYTES];
 } tree;
 
 struct fm_added {
     const fm_bpe *bpe;
     fm_token_table texts;     /* text -> number of the entry */
-    fm_text entries;          /* entry */
+    fm_bytes entries;          /* entry */
+    fm_bytes shown;
     int32_t *entry_of_id;     /* by id: number of the entry + 1, the latest that got it */
     int32_t id_limit, max_id;
     tree trees[2];            /* of the tokens that are not normalized, and of those that are */
@@ -58,10 +60,11 @@ void fm_added_destroy(fm_added *added)
         return;
     }
     fm_token_table_free(&added->texts);
-    fm_text_free(&added->entries);
+    fm_bytes_free(&added->entries);
+    fm_bytes_free(&added->shown);
     fm_free(added->entry_of_id);
-    fm_text_free(&added->trees[0].nodes);
-    fm_text_free(&added->trees[1].nodes);
+    fm_bytes_free(&added->trees[0].nodes);
+    fm_bytes_free(&added->trees[1].nodes);
     fm_free(added);
 }
 
@@ -90,7 +93,7 @@ static int append_entry(fm_added *added, const char *text, size_t size_bytes, in
     }
     const int rc = fm_token_table_add(&added->texts, text, size_bytes, *number);
     FM_TRY(rc);
-    FM_TRY(fm_text_append(&added->entries, &made, sizeof made));
+    FM_TRY(fm_bytes_append(&added->entries, &made, sizeof made));
     added->max_id = made.id > added->max_id ? made.id : added->max_id;
     added->id_limit = made.id >= added->id_limit ? made.id + 1 : added->id_limit;
     return FM_OK;
@@ -156,7 +159,7 @@ static int add_node(tree *t, unsigned char byte, int32_t sibling, int32_t *numbe
 {
     const node made = { byte, NONE, sibling, NONE };
     *number = (int32_t)(t->nodes.size_bytes / sizeof made);
-    return fm_text_append(&t->nodes, &made, sizeof made);
+    return fm_bytes_append(&t->nodes, &made, sizeof made);
 }
 
 static int32_t find_child(const tree *t, int32_t parent, unsigned char byte)
@@ -200,6 +203,12 @@ static int add_normalized(fm_added *added, const fm_pipeline *normalizer, const 
     }
     if (rc == FM_OK) {
         rc = tree_add(&added->trees[1], words.text.bytes, words.text.size_bytes, number);
+    }
+    if (rc == FM_OK) {
+        entry *const e = entry_at(added, number);
+        e->shown_begin = added->shown.size_bytes;
+        e->shown_bytes = words.text.size_bytes;
+        rc = fm_bytes_append(&added->shown, words.text.bytes, words.text.size_bytes);
     }
     fm_words_free(&words);
     return rc;
@@ -265,8 +274,9 @@ static bool is_word_at(const fm_added *added, const char *text, size_t at)
     return fm_unicode_in(fm_unicode_next(text, &at), added->word_cells);
 }
 
-/* Whether a token may stand there, and how far it takes blanks with it. `floor` is the end of the token before. */
-static bool fits(const fm_added *added, const entry *e, const char *text, size_t size_bytes, size_t floor_at, size_t *begin, size_t *end)
+/* Whether a token may stand there, and how far it takes blanks with it. `floor_at` is the end of the token before. */
+static bool fits(size_t *begin, size_t *end, const fm_added *added, const entry *e, const char *text, size_t size_bytes,
+                 size_t floor_at)
 {
     const bool hidden = (*begin > 0 && is_word_at(added, text, fm_unicode_back(text, *begin))) ||
                         (*end < size_bytes && is_word_at(added, text, *end));
@@ -291,13 +301,14 @@ static bool fits(const fm_added *added, const entry *e, const char *text, size_t
     return true;
 }
 
-static int add_piece(fm_text *pieces, size_t begin, size_t end, int32_t id)
+static int add_piece(fm_bytes *pieces, size_t begin, size_t end, int32_t id)
 {
     const fm_added_piece piece = { begin, end, id };
-    return fm_text_append(pieces, &piece, sizeof piece);
+    return fm_bytes_append(pieces, &piece, sizeof piece);
 }
 
-int fm_added_find(fm_text *pieces, const fm_added *added, bool normalized, bool splits_special, const char *text, size_t size_bytes)
+int fm_added_find(fm_bytes *pieces, const fm_added *added, bool normalized, bool splits_special, const char *text,
+                  size_t size_bytes)
 {
     const tree *const t = &added->trees[normalized];
     size_t done = 0;
@@ -312,7 +323,7 @@ int fm_added_find(fm_text *pieces, const fm_added *added, bool normalized, bool 
         const entry *const e = entry_at(added, added->entry_of_id[entry_at(added, number)->id] - 1);
         size_t begin = at;
         at = end;
-        if ((splits_special && e->is_special) || !fits(added, e, text, size_bytes, done, &begin, &end)) {
+        if ((splits_special && e->is_special) || !fits(&begin, &end, added, e, text, size_bytes, done)) {
             continue;
         }
         if (done < begin) {
@@ -330,17 +341,22 @@ int32_t fm_added_id(const fm_added *added, const char *text, size_t size_bytes)
     return number >= 0 ? entry_at(added, number)->id : fm_bpe_find(added->bpe, text, size_bytes);
 }
 
+/* A token is special by what it shows, as in the library: one whose normalized form is another text is not skipped. */
 const char *fm_added_text(const fm_added *added, int32_t id, size_t *size_bytes, bool *special)
 {
-    *special = false;
     const int32_t number = id >= 0 && id < added->id_limit ? added->entry_of_id[id] - 1 : NONE;
-    const char *const text = number >= 0 ? fm_token_table_get(&added->texts, number, size_bytes) : fm_bpe_token(added->bpe, id, size_bytes);
-    if (number >= 0) {
-        *special = entry_at(added, number)->is_special;
-    } else if (text != NULL) {
-        const int32_t same = fm_token_table_find(&added->texts, text, *size_bytes);
-        *special = same >= 0 && entry_at(added, same)->is_special;
+    const entry *const e = number >= 0 ? entry_at(added, number) : NULL;
+    const char *text = NULL;
+    if (e == NULL) {
+        text = fm_bpe_token(added->bpe, id, size_bytes);
+    } else if (e->shown_bytes > 0) {
+        text = added->shown.bytes + e->shown_begin;
+        *size_bytes = e->shown_bytes;
+    } else {
+        text = fm_token_table_get(&added->texts, number, size_bytes);
     }
+    const int32_t same = text == NULL ? NONE : fm_token_table_find(&added->texts, text, *size_bytes);
+    *special = same >= 0 && entry_at(added, same)->is_special;
     return text;
 }
 

@@ -1,8 +1,8 @@
 /* Added tokens: texts that are one token wherever they stand, found before the model sees the text.
  *
- * The rules are those of the tokenizers library: a token that the model knows keeps the model's id, another gets the next free one;
- * the longest token that starts first wins; tokens that are not `normalized` are looked for in the text as it is, the others in
- * the normalized text, in their own normalized form. All functions are local; after fm_added_index the list is constant. */
+ * The rules are those of the tokenizers library: a token that the model knows keeps the model's id, another gets the next free
+ * one; the longest token that starts first wins; tokens that are not `normalized` are looked for in the text as it is, the others
+ * in the normalized text, in their own normalized form. All functions are local; after fm_added_index the list is constant. */
 #ifndef FM_DATA_TOKENIZER_ADDED_H
 #define FM_DATA_TOKENIZER_ADDED_H
 
@@ -37,8 +37,8 @@ void fm_added_destroy(fm_added *added);
  * Error: memory. */
 int fm_added_add(fm_added *added, const char *text, size_t size_bytes, fm_added_flags flags);
 
-/* Reads {"content", "special", "normalized", "single_word", "lstrip", "rstrip"}; absent flags are false, `normalized` is !special.
- * *text is borrowed from the object. Error: FM_ERR_FORMAT. */
+/* Reads {"content", "special", "normalized", "single_word", "lstrip", "rstrip"}; absent flags are false, but `normalized` is
+ * !special. *text is borrowed from the object. Error: FM_ERR_FORMAT. */
 int fm_added_read(const json_t **text, fm_added_flags *flags, const json_t *object, const char *name);
 
 /* Whether the text is an added token, and then with which flags (NULL allowed). */
@@ -49,12 +49,13 @@ int fm_added_index(fm_added *added, const fm_pipeline *normalizer);
 
 /* Cuts a text into pieces (fm_added_piece, written to the start of `pieces`): by the tokens that are normalized or by the others.
  * splits_special: special tokens are ordinary text. Error: memory. */
-int fm_added_find(fm_text *pieces, const fm_added *added, bool normalized, bool splits_special, const char *text, size_t size_bytes);
+int fm_added_find(fm_bytes *pieces, const fm_added *added, bool normalized, bool splits_special, const char *text,
+                  size_t size_bytes);
 
 /* The id of a token, added or of the model, or -1. */
 int32_t fm_added_id(const fm_added *added, const char *text, size_t size_bytes);
 
-/* The text of an id, added or of the model, or NULL; *special says whether it is a special token. */
+/* What decoding shows of an id, added (then in its normalized form) or of the model, or NULL; *special: it is a special token. */
 const char *fm_added_text(const fm_added *added, int32_t id, size_t *size_bytes, bool *special);
 
 /* One more than the largest id, added or of the model. */

@@ -46,9 +46,9 @@ static int find_class(const fm_tokenizer_class **out, const char *class_name, co
         const size_t length = strlen(supported);
         snprintf(supported + length, sizeof supported - length, "%s%s", length > 0 ? ", " : "", classes[i].name);
     }
-    return fm_fail(FM_ERR_UNSUPPORTED, "%s: tokenizer_class \"%s\" is not supported; these are: %s. If tokenizer.json alone describes "
-                   "the tokenizer, write \"tokenizer_class\": \"TokenizersBackend\" into tokenizer_config.json", name, class_name,
-                   supported);
+    return fm_fail(FM_ERR_UNSUPPORTED, "%s: tokenizer_class \"%s\" is not supported; these are: %s. If tokenizer.json alone "
+                   "describes the tokenizer, write \"tokenizer_class\": \"TokenizersBackend\" into tokenizer_config.json", name,
+                   class_name, supported);
 }
 
 /* The class that the directory declares, without "Fast"; empty where it declares none. */
@@ -96,7 +96,8 @@ int fm_tokenizer_class_choose(const fm_tokenizer_class **out, const json_t *conf
 
 static int set_component(json_t *file, const char *key, json_t *value)
 {
-    return value == NULL || json_object_set_new(file, key, value) != 0 ? fm_fail(FM_ERR_MEMORY, "out of memory for \"%s\"", key) : FM_OK;
+    const bool ok = value != NULL && json_object_set_new(file, key, value) == 0;
+    return ok ? FM_OK : fm_fail(FM_ERR_MEMORY, "out of memory for \"%s\"", key);
 }
 
 static json_t *byte_level(bool prefix, bool use_regex)
@@ -106,7 +107,8 @@ static json_t *byte_level(bool prefix, bool use_regex)
 
 static json_t *bpe_options(bool fuses, bool falls_back)
 {
-    return json_pack("{s:s, s:b, s:b, s:n, s:n}", "type", "BPE", "fuse_unk", fuses, "byte_fallback", falls_back, "vocab", "merges");
+    return json_pack("{s:s, s:b, s:b, s:n, s:n}", "type", "BPE", "fuse_unk", fuses, "byte_fallback", falls_back, "vocab",
+                     "merges");
 }
 
 /* SentencePiece-like: marks for spaces, one at the start of the text, or (legacy) of every part of it. */
@@ -129,14 +131,14 @@ static int apply_llama(json_t *file, const json_t *config, const char *name)
 
 static int apply_qwen2(json_t *file, const json_t *config, const char *name)
 {
-    static const char words[] = "(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\\r\\n\\p{L}\\p{N}]?\\p{L}+|\\p{N}| ?[^\\s\\p{L}\\p{N}]+[\\r\\n]*|"
-                                "\\s*[\\r\\n]+|\\s+(?!\\S)|\\s+";
+    static const char words[] = "(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\\r\\n\\p{L}\\p{N}]?\\p{L}+|\\p{N}|"
+                                " ?[^\\s\\p{L}\\p{N}]+[\\r\\n]*|\\s*[\\r\\n]+|\\s+(?!\\S)|\\s+";
     bool prefix = false;
     FM_TRY(fm_json_get_bool(&prefix, config, "add_prefix_space", name));
     FM_TRY(set_component(file, "normalizer", json_pack("{s:s}", "type", "NFC")));
-    FM_TRY(set_component(file, "pre_tokenizer", json_pack("{s:s, s:[{s:s, s:{s:s}, s:s, s:b}, o]}", "type", "Sequence", "pretokenizers",
-                                                          "type", "Split", "pattern", "Regex", words, "behavior", "Isolated",
-                                                          "invert", 0, byte_level(prefix, false))));
+    FM_TRY(set_component(file, "pre_tokenizer", json_pack("{s:s, s:[{s:s, s:{s:s}, s:s, s:b}, o]}", "type", "Sequence",
+                                                          "pretokenizers", "type", "Split", "pattern", "Regex", words, "behavior",
+                                                          "Isolated", "invert", 0, byte_level(prefix, false))));
     FM_TRY(set_component(file, "decoder", byte_level(true, true)));
     return set_component(file, "model", bpe_options(false, false));
 }

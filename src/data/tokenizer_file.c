@@ -9,7 +9,7 @@ typedef struct {
     const char *text;
     size_t size_bytes, at;
     const char *name;
-    fm_text left, right;      /* strings without their escapes */
+    fm_bytes left, right;      /* strings without their escapes */
 } reader;
 
 typedef struct {
@@ -149,14 +149,14 @@ static int parse_hex4(reader *r, size_t at, uint32_t *code)
 }
 
 /* One escape at `at` (its backslash); returns through *at where it ends. */
-static int unescape_one(reader *r, fm_text *out, size_t *at)
+static int unescape_one(reader *r, fm_bytes *out, size_t *at)
 {
     static const char from[] = "\"\\/bfnrt", to[] = "\"\\/\b\f\n\r\t";
     const char c = r->text[*at + 1];
     const char *const found = c == '\0' ? NULL : strchr(from, c);
     if (found != NULL) {
         *at += 2;
-        return fm_text_append(out, &to[found - from], 1);
+        return fm_bytes_append(out, &to[found - from], 1);
     }
     uint32_t code, low;
     if (c != 'u') {
@@ -179,7 +179,7 @@ static int unescape_one(reader *r, fm_text *out, size_t *at)
 }
 
 /* A string, its escapes resolved. *bytes points into the file or into `scratch`. */
-static int parse_string(reader *r, const char **bytes, size_t *size_bytes, fm_text *scratch)
+static int parse_string(reader *r, const char **bytes, size_t *size_bytes, fm_bytes *scratch)
 {
     span inside = { 0 };
     FM_TRY(skip_string(r, &inside));
@@ -193,7 +193,7 @@ static int parse_string(reader *r, const char **bytes, size_t *size_bytes, fm_te
         if (r->text[at] == '\\') {
             FM_TRY(unescape_one(r, scratch, &at));
         } else {
-            FM_TRY(fm_text_append(scratch, r->text + at, 1));
+            FM_TRY(fm_bytes_append(scratch, r->text + at, 1));
             at++;
         }
     }
@@ -278,31 +278,31 @@ static int parse_merges(reader *r, fm_bpe *bpe)
 }
 
 /* The file with the spans' values replaced by empty ones. */
-static int cut_spans(fm_text *out, const reader *r, const span *spans, int n_spans)
+static int cut_spans(fm_bytes *out, const reader *r, const span *spans, int n_spans)
 {
     size_t at = 0;
     for (int i = 0; i < n_spans; i++) {
         if (spans[i].end > spans[i].begin) {
-            FM_TRY(fm_text_append(out, r->text + at, spans[i].begin - at));
-            FM_TRY(fm_text_append(out, "null", 4));
+            FM_TRY(fm_bytes_append(out, r->text + at, spans[i].begin - at));
+            FM_TRY(fm_bytes_append(out, "null", 4));
             at = spans[i].end;
         }
     }
-    return fm_text_append(out, r->text + at, r->size_bytes - at);
+    return fm_bytes_append(out, r->text + at, r->size_bytes - at);
 }
 
 static int parse_parts(json_t **rest, fm_bpe *bpe, reader *r)
 {
     span parts[N_PARTS] = { { 0 } };
     FM_TRY(find_parts(r, parts, false));
-    fm_text cut = { 0 };
+    fm_bytes cut = { 0 };
     const bool swapped = parts[MERGES].end > 0 && parts[MERGES].begin < parts[VOCAB].begin;
     const span ordered[] = { parts[swapped ? MERGES : VOCAB], parts[swapped ? VOCAB : MERGES] };
     int rc = cut_spans(&cut, r, ordered, N_PARTS);
     if (rc == FM_OK) {
         rc = fm_json_parse(rest, cut.bytes, cut.size_bytes, r->name);
     }
-    fm_text_free(&cut);
+    fm_bytes_free(&cut);
     for (int i = 0; i < N_PARTS && rc == FM_OK; i++) {
         if (parts[i].end > parts[i].begin) {
             r->at = parts[i].begin;
@@ -321,8 +321,8 @@ int fm_tokenizer_file_parse(json_t **rest, fm_bpe *bpe, const char *text, size_t
     }
     reader r = { .text = text, .size_bytes = size_bytes, .name = name };
     const int rc = parse_parts(rest, bpe, &r);
-    fm_text_free(&r.left);
-    fm_text_free(&r.right);
+    fm_bytes_free(&r.left);
+    fm_bytes_free(&r.right);
     if (rc < 0) {
         json_decref(*rest);
         *rest = NULL;

@@ -10,7 +10,7 @@
 enum { MAX_NESTING = 8, MAX_STRIP = 1 << 20, NAME_BYTES = 4352 };
 
 struct fm_pipeline {
-    fm_text steps;                  /* fm_step */
+    fm_bytes steps;                  /* fm_step */
 };
 
 /* One component on its way to being steps. */
@@ -26,18 +26,18 @@ typedef int compile(const component *c);
 
 void fm_words_free(fm_words *words)
 {
-    fm_text_free(&words->text);
-    fm_text_free(&words->words);
-    fm_text_free(&words->other_text);
-    fm_text_free(&words->other_words);
-    fm_text_free(&words->stack);
+    fm_bytes_free(&words->text);
+    fm_bytes_free(&words->words);
+    fm_bytes_free(&words->other_text);
+    fm_bytes_free(&words->other_words);
+    fm_bytes_free(&words->stack);
 }
 
 int fm_words_add(fm_words *words, const char *text, size_t size_bytes)
 {
     const fm_word word = { words->text.size_bytes, words->text.size_bytes + size_bytes, false };
-    FM_TRY(fm_text_append(&words->text, text, size_bytes));
-    return fm_text_append(&words->words, &word, sizeof word);
+    FM_TRY(fm_bytes_append(&words->text, text, size_bytes));
+    return fm_bytes_append(&words->words, &word, sizeof word);
 }
 
 int fm_words_start(fm_words *words, const char *text, size_t size_bytes, bool at_start)
@@ -54,14 +54,14 @@ int fm_words_start(fm_words *words, const char *text, size_t size_bytes, bool at
 static void step_free(fm_step *step)
 {
     fm_regex_destroy(step->pattern.regex);
-    fm_text_free(&step->pattern.literal);
-    fm_text_free(&step->content);
+    fm_bytes_free(&step->pattern.literal);
+    fm_bytes_free(&step->content);
 }
 
 /* Takes over what the step owns, also when it fails. */
 static int add_step(const component *c, fm_step *step)
 {
-    const int rc = fm_text_append(&c->pipeline->steps, step, sizeof *step);
+    const int rc = fm_bytes_append(&c->pipeline->steps, step, sizeof *step);
     if (rc < 0) {
         step_free(step);
     }
@@ -73,9 +73,9 @@ static int wrong(const component *c, const char *key, const char *expected)
     return fm_fail(FM_ERR_FORMAT, "%s: \"%s\" is missing or of the wrong kind, %s was expected", c->name, key, expected);
 }
 
-static int set_text(fm_text *out, const json_t *string)
+static int set_text(fm_bytes *out, const json_t *string)
 {
-    return fm_text_append(out, json_string_value(string), json_string_length(string));
+    return fm_bytes_append(out, json_string_value(string), json_string_length(string));
 }
 
 /* {"String": ...} or {"Regex": ...}; a bare string too. */
@@ -87,10 +87,11 @@ static int get_pattern(fm_pattern *out, const component *c)
     if (json_is_string(regex)) {
         return fm_regex_new(&out->regex, json_string_value(regex), json_string_length(regex), c->name);
     }
-    return json_is_string(literal) ? set_text(&out->literal, literal) : wrong(c, "pattern", "{\"Regex\": ...} or {\"String\": ...}");
+    return json_is_string(literal) ? set_text(&out->literal, literal)
+                                   : wrong(c, "pattern", "{\"Regex\": ...} or {\"String\": ...}");
 }
 
-static int get_content(fm_text *out, const component *c, const char *key)
+static int get_content(fm_bytes *out, const component *c, const char *key)
 {
     const json_t *const content = json_object_get(c->object, key);
     return json_is_string(content) ? set_text(out, content) : wrong(c, key, "a string");
@@ -150,7 +151,7 @@ static int add_prefix(const component *c, const char *prefix, size_t size_bytes,
     if (size_bytes == 0) {
         return FM_OK;
     }
-    FM_TRY(fm_text_append(&step.content, prefix, size_bytes));
+    FM_TRY(fm_bytes_append(&step.content, prefix, size_bytes));
     return add_step(c, &step);
 }
 
@@ -252,9 +253,9 @@ static int compile_byte_level(const component *c)
 static int add_replace(const component *c, fm_step_run *run, const char *from, const char *to)
 {
     fm_step step = { .run = run };
-    int rc = fm_text_append(&step.pattern.literal, from, strlen(from));
+    int rc = fm_bytes_append(&step.pattern.literal, from, strlen(from));
     if (rc == FM_OK) {
-        rc = fm_text_append(&step.content, to, strlen(to));
+        rc = fm_bytes_append(&step.content, to, strlen(to));
     }
     if (rc < 0) {
         step_free(&step);
@@ -291,7 +292,7 @@ static int compile_metaspace(const component *c)
         return FM_OK;
     }
     fm_step step = { .run = fm_step_split, .behavior = FM_SPLIT_MERGED_WITH_NEXT };
-    FM_TRY(fm_text_append(&step.pattern.literal, mark, strlen(mark)));
+    FM_TRY(fm_bytes_append(&step.pattern.literal, mark, strlen(mark)));
     return add_step(c, &step);
 }
 
@@ -418,7 +419,7 @@ void fm_pipeline_destroy(fm_pipeline *pipeline)
     for (size_t i = 0; i < n; i++) {
         step_free(&steps[i]);
     }
-    fm_text_free(&pipeline->steps);
+    fm_bytes_free(&pipeline->steps);
     fm_free(pipeline);
 }
 

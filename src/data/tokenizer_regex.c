@@ -29,9 +29,10 @@ static int parse_alternatives(parser *p, piece *out);
 static int unsupported(const parser *p, size_t at, const char *what)
 {
     const int shown = (int)(p->size_bytes - at < 12 ? p->size_bytes - at : 12);
-    return fm_fail(FM_ERR_UNSUPPORTED, "%s: the regular expression \"%.*s\" has %s at byte %zu (\"%.*s\"), which finemesh does not know; "
-                   "it knows literals, classes, \\s \\d \\w \\p{category}, groups, (?i:), | ? * + {m,n}, lookahead and line ends", p->name,
-                   (int)(p->size_bytes < 200 ? p->size_bytes : 200), p->pattern, what, at, shown, p->pattern + at);
+    const int all = (int)(p->size_bytes < 200 ? p->size_bytes : 200);
+    return fm_fail(FM_ERR_UNSUPPORTED, "%s: the regular expression \"%.*s\" has %s at byte %zu (\"%.*s\"), which finemesh does "
+                   "not know; it knows literals, classes, \\s \\d \\w \\p{category}, groups, (?i:), | ? * + {m,n}, lookahead and "
+                   "line ends", p->name, all, p->pattern, what, at, shown, p->pattern + at);
 }
 
 static int n_steps(const parser *p)
@@ -49,7 +50,7 @@ static int emit(parser *p, fm_regex_step step)
     if (n_steps(p) >= MAX_STEPS) {
         return unsupported(p, p->at < p->size_bytes ? p->at : 0, "too many parts");
     }
-    return fm_text_append(&p->regex->steps, &step, sizeof step);
+    return fm_bytes_append(&p->regex->steps, &step, sizeof step);
 }
 
 /* Puts a step before steps[first]; offsets are relative, so that what moves stays right. */
@@ -97,7 +98,7 @@ static int set_add_range(parser *p, fm_regex_set *set, uint32_t low, uint32_t hi
     }
     const fm_regex_range range = { low < 128 ? 128 : low, high };
     set->n_ranges++;
-    return fm_text_append(&p->regex->ranges, &range, sizeof range);
+    return fm_bytes_append(&p->regex->ranges, &range, sizeof range);
 }
 
 /* One character, with its other case inside (?i:). Long s and the Kelvin sign fold to ASCII letters. */
@@ -131,7 +132,7 @@ static fm_regex_set new_set(const parser *p)
 static int emit_set(parser *p, const fm_regex_set *set)
 {
     const int index = (int)(p->regex->sets.size_bytes / sizeof *set);
-    FM_TRY(fm_text_append(&p->regex->sets, set, sizeof *set));
+    FM_TRY(fm_bytes_append(&p->regex->sets, set, sizeof *set));
     return emit(p, (fm_regex_step){ .op = FM_REGEX_SET, .set = index });
 }
 
@@ -257,7 +258,7 @@ static int parse_class_member(parser *p, fm_regex_set *set)
         high = fm_unicode_next(p->pattern, &p->at);
     }
     if (is_class || high < low) {
-        return fm_fail(FM_ERR_FORMAT, "%s: the regular expression has a range without two ascending ends at byte %zu", p->name, start);
+        return fm_fail(FM_ERR_FORMAT, "%s: the regular expression has a range without ascending ends at byte %zu", p->name, start);
     }
     if (p->ignores_case && high >= 128) {
         return unsupported(p, start, "a range beyond ASCII in a part that ignores case");
@@ -401,8 +402,9 @@ static int parse_times(parser *p, int *min, int *max, bool *found)
     if (*min > MAX_TIMES || (*max != FM_REGEX_NO_LIMIT && *max > MAX_TIMES) || *max < *min) {
         return unsupported(p, start, "a number of repetitions");
     }
-    if (more(p) && strchr("?+*", p->pattern[p->at]) != NULL) {
-        return unsupported(p, start, "a lazy or repeated {m,n}");
+    /* Oniguruma reads {n}? as an optional {n}, and {m,n}+ as a repeated {m,n} */
+    if (more(p) && (p->pattern[p->at] == '+' || p->pattern[p->at] == '*' || (p->pattern[p->at] == '?' && !comma))) {
+        return unsupported(p, start, "a repetition behind {m,n}");
     }
     return FM_OK;
 }
@@ -433,8 +435,8 @@ static int emit_repeat(parser *p, const fm_regex_step *body, int n, int min, int
 static int repeat_group(parser *p, int first, int min, int max, char mode)
 {
     const int n = n_steps(p) - first;
-    fm_text body = { 0 };
-    int rc = fm_text_append(&body, step_at(p, first), (size_t)n * sizeof(fm_regex_step));
+    fm_bytes body = { 0 };
+    int rc = fm_bytes_append(&body, step_at(p, first), (size_t)n * sizeof(fm_regex_step));
     if (rc == FM_OK) {
         p->regex->steps.size_bytes -= (size_t)n * sizeof(fm_regex_step);
         rc = emit_repeat(p, (const fm_regex_step *)(const void *)body.bytes, n, min, max, mode == '?');
@@ -445,7 +447,7 @@ static int repeat_group(parser *p, int first, int min, int max, char mode)
             rc = insert(p, first, (fm_regex_step){ .op = FM_REGEX_ATOMIC, .to = n_steps(p) - first + 1 });
         }
     }
-    fm_text_free(&body);
+    fm_bytes_free(&body);
     return rc;
 }
 
@@ -469,8 +471,7 @@ static int parse_repeated(parser *p, piece *out)
         if (!found) {
             return FM_OK;
         }
-        const bool counted = p->pattern[start] == '{';
-        const char mode = counted ? '\0' : accept(p, "?") ? '?' : accept(p, "+") ? '+' : '\0';
+        const char mode = accept(p, "?") ? '?' : p->pattern[start] != '{' && accept(p, "+") ? '+' : '\0';
         if (out->may_be_empty && max == FM_REGEX_NO_LIMIT) {
             return unsupported(p, start, "a repetition of what may be empty");
         }
@@ -553,8 +554,8 @@ void fm_regex_destroy(fm_regex *regex)
     if (regex == NULL) {
         return;
     }
-    fm_text_free(&regex->steps);
-    fm_text_free(&regex->sets);
-    fm_text_free(&regex->ranges);
+    fm_bytes_free(&regex->steps);
+    fm_bytes_free(&regex->sets);
+    fm_bytes_free(&regex->ranges);
     fm_free(regex);
 }

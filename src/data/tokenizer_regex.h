@@ -11,7 +11,7 @@
 #include <stdbool.h>
 #include <stddef.h>
 
-#include "data/tokenizer_text.h"
+#include "data/tokenizer_bytes.h"
 
 typedef struct fm_regex fm_regex;
 
@@ -22,6 +22,6 @@ void fm_regex_destroy(fm_regex *regex);
 
 /* The first match at or after *begin in valid UTF-8: 1 with [*begin, *end) set, 0 where there is none, or an error (memory).
  * `stack` is scratch that the caller keeps between calls and frees. */
-int fm_regex_find(size_t *begin, size_t *end, const fm_regex *regex, const char *text, size_t size_bytes, fm_text *stack);
+int fm_regex_find(size_t *begin, size_t *end, const fm_regex *regex, const char *text, size_t size_bytes, fm_bytes *stack);
 
 #endif

@@ -15,7 +15,7 @@ typedef struct {
     const fm_regex *regex;
     const char *text;
     size_t size_bytes;
-    fm_text *stack;
+    fm_bytes *stack;
 } search;
 
 bool fm_regex_set_has(const fm_regex *regex, const fm_regex_set *set, uint32_t code)
@@ -52,7 +52,7 @@ static inline bool take(const search *s, int set_index, size_t *at)
 static int push(const search *s, int step, size_t at, size_t low, int count)
 {
     const choice c = { step, count, at, low };
-    return fm_text_append(s->stack, &c, sizeof c);
+    return fm_bytes_append(s->stack, &c, sizeof c);
 }
 
 /* Takes the longest run; *low is the shortest end that would do. False where there are fewer than min. */
@@ -203,7 +203,7 @@ static int match_from(const search *s, int pc, size_t at, size_t *end)
     }
 }
 
-int fm_regex_find(size_t *begin, size_t *end, const fm_regex *regex, const char *text, size_t size_bytes, fm_text *stack)
+int fm_regex_find(size_t *begin, size_t *end, const fm_regex *regex, const char *text, size_t size_bytes, fm_bytes *stack)
 {
     const search s = { regex, text, size_bytes, stack };
     for (size_t at = *begin; at <= size_bytes; at += at < size_bytes ? fm_unicode_length((unsigned char)text[at]) : 1) {

@@ -5,7 +5,7 @@
 #include <stdbool.h>
 #include <stdint.h>
 
-#include "data/tokenizer_text.h"
+#include "data/tokenizer_bytes.h"
 #include "data/tokenizer_regex.h"
 
 /* RUN repeats one set between min and max times; SPLIT tries `to` and then `other`; LOOK and ATOMIC match the program between
@@ -38,9 +38,9 @@ typedef struct {
 } fm_regex_set;
 
 struct fm_regex {
-    fm_text steps;            /* fm_regex_step */
-    fm_text sets;             /* fm_regex_set */
-    fm_text ranges;           /* fm_regex_range */
+    fm_bytes steps;            /* fm_regex_step */
+    fm_bytes sets;             /* fm_regex_set */
+    fm_bytes ranges;           /* fm_regex_range */
 };
 
 static inline const fm_regex_step *fm_regex_steps(const fm_regex *regex)

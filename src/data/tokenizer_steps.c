@@ -6,23 +6,23 @@
 
 enum { FIRST_STANDIN = 0x100, BYTE_TOKEN_BYTES = 6 };
 
-static int add_word(fm_text *words, size_t begin, size_t end, bool at_start)
+static int add_word(fm_bytes *words, size_t begin, size_t end, bool at_start)
 {
     const fm_word word = { begin, end, at_start };
-    return end > begin ? fm_text_append(words, &word, sizeof word) : FM_OK;
+    return end > begin ? fm_bytes_append(words, &word, sizeof word) : FM_OK;
 }
 
 /* Makes what a step has written the current text. */
 static void swap_text(fm_words *words)
 {
-    const fm_text text = words->text;
+    const fm_bytes text = words->text;
     words->text = words->other_text;
     words->other_text = text;
 }
 
 static void swap_words(fm_words *words)
 {
-    const fm_text list = words->words;
+    const fm_bytes list = words->words;
     words->words = words->other_words;
     words->other_words = list;
 }
@@ -40,7 +40,7 @@ static int rewrite_all(const fm_step *step, fm_words *words, rewrite *one, bool 
         FM_TRY(one(step, words, words->text.bytes + word->begin, word, i));
         const fm_word written = { begin, words->other_text.size_bytes, word->at_start };
         if (keeps_empty || written.end > written.begin) {
-            FM_TRY(fm_text_append(&words->other_words, &written, sizeof written));
+            FM_TRY(fm_bytes_append(&words->other_words, &written, sizeof written));
         }
     }
     swap_text(words);
@@ -70,14 +70,15 @@ int fm_step_nfd(const fm_step *step, fm_words *words)
 
 static int prefix_one(const fm_step *step, fm_words *words, const char *text, const fm_word *word, size_t index)
 {
-    const fm_text *const prefix = &step->content;
+    const fm_bytes *const prefix = &step->content;
     const size_t size_bytes = word->end - word->begin;
     const bool has_it = size_bytes >= prefix->size_bytes && memcmp(text, prefix->bytes, prefix->size_bytes) == 0;
-    const bool wants = step->behavior == FM_PREFIX_UNCONDITIONAL || (!has_it && (step->behavior == FM_PREFIX_ALWAYS || word->at_start));
+    const bool may = step->behavior == FM_PREFIX_ALWAYS || word->at_start;
+    const bool wants = step->behavior == FM_PREFIX_UNCONDITIONAL || (!has_it && may);
     if (wants && size_bytes > 0) {
-        FM_TRY(fm_text_append(&words->other_text, prefix->bytes, prefix->size_bytes));
+        FM_TRY(fm_bytes_append(&words->other_text, prefix->bytes, prefix->size_bytes));
     }
-    return fm_text_append(&words->other_text, text, size_bytes);
+    return fm_bytes_append(&words->other_text, text, size_bytes);
 }
 
 int fm_step_prefix(const fm_step *step, fm_words *words)
@@ -98,12 +99,12 @@ static int replace_one(const fm_step *step, fm_words *words, const char *text, c
         if (found == 0) {
             break;
         }
-        FM_TRY(fm_text_append(&words->other_text, text + done, begin - done));
-        FM_TRY(fm_text_append(&words->other_text, step->content.bytes, step->content.size_bytes));
+        FM_TRY(fm_bytes_append(&words->other_text, text + done, begin - done));
+        FM_TRY(fm_bytes_append(&words->other_text, step->content.bytes, step->content.size_bytes));
         done = end;
         from = end > begin || end >= size_bytes ? end + (end == begin) : end + fm_unicode_length((unsigned char)text[end]);
     }
-    return fm_text_append(&words->other_text, text + done, size_bytes - done);
+    return fm_bytes_append(&words->other_text, text + done, size_bytes - done);
 }
 
 int fm_step_replace(const fm_step *step, fm_words *words)
@@ -138,7 +139,7 @@ static int byte_of_standin(uint32_t code)
 static int bytes_one(const fm_step *step, fm_words *words, const char *text, const fm_word *word, size_t index)
 {
     const size_t size_bytes = word->end - word->begin;
-    FM_TRY(fm_text_reserve(&words->other_text, 2 * size_bytes));
+    FM_TRY(fm_bytes_reserve(&words->other_text, 2 * size_bytes));
     char *out = words->other_text.bytes + words->other_text.size_bytes;
     for (size_t i = 0; i < size_bytes; i++) {
         out += fm_unicode_put(out, standin_of_byte((unsigned char)text[i]));
@@ -167,7 +168,7 @@ static int strip_blanks_one(const fm_step *step, fm_words *words, const char *te
         }
         end = last;
     }
-    return fm_text_append(&words->other_text, text + begin, end - begin);
+    return fm_bytes_append(&words->other_text, text + begin, end - begin);
 }
 
 int fm_step_strip_blanks(const fm_step *step, fm_words *words)
@@ -175,7 +176,7 @@ int fm_step_strip_blanks(const fm_step *step, fm_words *words)
     return rewrite_all(step, words, strip_blanks_one, false);
 }
 
-int fm_pattern_find(size_t *begin, size_t *end, const fm_pattern *pattern, const char *text, size_t size_bytes, fm_text *stack)
+int fm_pattern_find(size_t *begin, size_t *end, const fm_pattern *pattern, const char *text, size_t size_bytes, fm_bytes *stack)
 {
     if (pattern->regex != NULL) {
         return fm_regex_find(begin, end, pattern->regex, text, size_bytes, stack);
@@ -191,7 +192,8 @@ int fm_pattern_find(size_t *begin, size_t *end, const fm_pattern *pattern, const
         return 0;
     }
     const size_t n = pattern->literal.size_bytes;
-    const char *const found = n == 0 || *begin >= size_bytes ? NULL : memmem(text + *begin, size_bytes - *begin, pattern->literal.bytes, n);
+    const bool some = n > 0 && *begin < size_bytes;
+    const char *const found = some ? memmem(text + *begin, size_bytes - *begin, pattern->literal.bytes, n) : NULL;
     if (found == NULL) {
         return 0;
     }
@@ -203,7 +205,7 @@ int fm_pattern_find(size_t *begin, size_t *end, const fm_pattern *pattern, const
 /* The pieces of one word, as they come from left to right. A match waits for what follows it where it may merge with that. */
 typedef struct {
     const fm_step *step;
-    fm_text *out;
+    fm_bytes *out;
     size_t offset;                  /* of the word in the text */
     bool at_start;
     size_t begin, end;              /* the piece that is not written yet, if end > begin */
@@ -291,17 +293,17 @@ int fm_step_split(const fm_step *step, fm_words *words)
 }
 
 /* Bytes that are no UTF-8 become U+FFFD, one for each longest beginning of a character. */
-static int append_lossy(fm_text *out, const char *bytes, size_t size_bytes)
+static int append_lossy(fm_bytes *out, const char *bytes, size_t size_bytes)
 {
     static const char replacement[] = "\xef\xbf\xbd";
     for (size_t at = 0; at < size_bytes;) {
         const size_t valid = fm_unicode_check(bytes + at, size_bytes - at);
-        FM_TRY(fm_text_append(out, bytes + at, valid));
+        FM_TRY(fm_bytes_append(out, bytes + at, valid));
         at += valid;
         if (at == size_bytes) {
             break;
         }
-        FM_TRY(fm_text_append(out, replacement, sizeof replacement - 1));
+        FM_TRY(fm_bytes_append(out, replacement, sizeof replacement - 1));
         /* a beginning can still become a character with some continuation: try the smallest and the largest */
         const size_t length = fm_unicode_length((unsigned char)bytes[at]);
         size_t n = 1;
@@ -320,17 +322,17 @@ static int append_lossy(fm_text *out, const char *bytes, size_t size_bytes)
 }
 
 /* A token of stand-ins is its bytes; one with any other character is what it says. */
-static int append_token_bytes(fm_text *out, const char *token, size_t size_bytes)
+static int append_token_bytes(fm_bytes *out, const char *token, size_t size_bytes)
 {
     const size_t before = out->size_bytes;
     for (size_t at = 0; at < size_bytes;) {
         const int byte = byte_of_standin(fm_unicode_next(token, &at));
         if (byte < 0) {
             out->size_bytes = before;
-            return fm_text_append(out, token, size_bytes);
+            return fm_bytes_append(out, token, size_bytes);
         }
         const char c = (char)byte;
-        FM_TRY(fm_text_append(out, &c, 1));
+        FM_TRY(fm_bytes_append(out, &c, 1));
     }
     return FM_OK;
 }
@@ -345,7 +347,7 @@ int fm_step_from_bytes(const fm_step *step, fm_words *words)
     words->text.size_bytes = words->words.size_bytes = 0;
     FM_TRY(append_lossy(&words->text, words->other_text.bytes, words->other_text.size_bytes));
     const fm_word whole = { 0, words->text.size_bytes, true };
-    return fm_text_append(&words->words, &whole, sizeof whole);
+    return fm_bytes_append(&words->words, &whole, sizeof whole);
 }
 
 /* <0xHH> -> the byte, else -1. */
@@ -372,42 +374,42 @@ static int add_byte_run(fm_words *words, const char *bytes, size_t n)
     static const char replacement[] = "\xef\xbf\xbd";
     const size_t begin = words->other_text.size_bytes;
     if (fm_unicode_check(bytes, n) == n) {
-        FM_TRY(fm_text_append(&words->other_text, bytes, n));
+        FM_TRY(fm_bytes_append(&words->other_text, bytes, n));
         return add_word(&words->other_words, begin, words->other_text.size_bytes, false);
     }
     for (size_t i = 0; i < n; i++) {
         const size_t at = words->other_text.size_bytes;
-        FM_TRY(fm_text_append(&words->other_text, replacement, sizeof replacement - 1));
+        FM_TRY(fm_bytes_append(&words->other_text, replacement, sizeof replacement - 1));
         FM_TRY(add_word(&words->other_words, at, words->other_text.size_bytes, false));
     }
     return FM_OK;
 }
 
-static int fallback_all(fm_words *words, fm_text *run)
+static int fallback_all(fm_words *words, fm_bytes *run)
 {
     for (size_t i = 0; i < fm_words_count(words); i++) {
         const fm_word token = fm_words_list(words)[i];
         const int byte = byte_of_token(words->text.bytes + token.begin, token.end - token.begin);
         if (byte >= 0) {
             const char c = (char)byte;
-            FM_TRY(fm_text_append(run, &c, 1));
+            FM_TRY(fm_bytes_append(run, &c, 1));
             continue;
         }
         FM_TRY(add_byte_run(words, run->bytes, run->size_bytes));
         run->size_bytes = 0;
         const fm_word kept = { words->other_text.size_bytes, words->other_text.size_bytes + (token.end - token.begin), false };
-        FM_TRY(fm_text_append(&words->other_text, words->text.bytes + token.begin, token.end - token.begin));
-        FM_TRY(fm_text_append(&words->other_words, &kept, sizeof kept));
+        FM_TRY(fm_bytes_append(&words->other_text, words->text.bytes + token.begin, token.end - token.begin));
+        FM_TRY(fm_bytes_append(&words->other_words, &kept, sizeof kept));
     }
     return add_byte_run(words, run->bytes, run->size_bytes);
 }
 
 int fm_step_byte_fallback(const fm_step *step, fm_words *words)
 {
-    fm_text run = { 0 };
+    fm_bytes run = { 0 };
     words->other_text.size_bytes = words->other_words.size_bytes = 0;
     const int rc = fallback_all(words, &run);
-    fm_text_free(&run);
+    fm_bytes_free(&run);
     swap_text(words);
     swap_words(words);
     return rc;
@@ -418,12 +420,12 @@ int fm_step_fuse(const fm_step *step, fm_words *words)
     words->other_text.size_bytes = 0;
     for (size_t i = 0; i < fm_words_count(words); i++) {
         const fm_word *const token = &fm_words_list(words)[i];
-        FM_TRY(fm_text_append(&words->other_text, words->text.bytes + token->begin, token->end - token->begin));
+        FM_TRY(fm_bytes_append(&words->other_text, words->text.bytes + token->begin, token->end - token->begin));
     }
     swap_text(words);
     words->words.size_bytes = 0;
     const fm_word whole = { 0, words->text.size_bytes, true };
-    return fm_text_append(&words->words, &whole, sizeof whole);
+    return fm_bytes_append(&words->words, &whole, sizeof whole);
 }
 
 static int strip_content_one(const fm_step *step, fm_words *words, const char *text, const fm_word *word, size_t index)
@@ -436,7 +438,7 @@ static int strip_content_one(const fm_step *step, fm_words *words, const char *t
     for (int i = 0; i < step->right && end - begin >= n && memcmp(text + end - n, step->content.bytes, n) == 0; i++) {
         end -= n;
     }
-    return fm_text_append(&words->other_text, text + begin, end - begin);
+    return fm_bytes_append(&words->other_text, text + begin, end - begin);
 }
 
 int fm_step_strip_content(const fm_step *step, fm_words *words)
@@ -448,7 +450,7 @@ int fm_step_strip_content(const fm_step *step, fm_words *words)
 static int drop_in_first_one(const fm_step *step, fm_words *words, const char *text, const fm_word *word, size_t index)
 {
     return index == 0 ? replace_one(step, words, text, word, index)
-                      : fm_text_append(&words->other_text, text, word->end - word->begin);
+                      : fm_bytes_append(&words->other_text, text, word->end - word->begin);
 }
 
 int fm_step_drop_in_first(const fm_step *step, fm_words *words)

@@ -7,7 +7,7 @@
 /* What a step looks for: a regular expression, a fixed text or one character of some classes. */
 typedef struct {
     fm_regex *regex;
-    fm_text literal;
+    fm_bytes literal;
     uint64_t cells;
 } fm_pattern;
 
@@ -26,7 +26,7 @@ typedef int fm_step_run(const fm_step *step, fm_words *words);
 struct fm_step {
     fm_step_run *run;
     fm_pattern pattern;             /* replace, split */
-    fm_text content;                /* replace, prefix, strip_content */
+    fm_bytes content;                /* replace, prefix, strip_content */
     int behavior;                   /* split: fm_split_behavior; prefix: fm_prefix_scheme */
     bool invert;                    /* split: what lies between matches is the match */
     int left, right;                /* strip_content: how many at most; strip_blanks: which ends */
@@ -42,6 +42,6 @@ fm_step_run fm_step_split;
 fm_step_run fm_step_from_bytes, fm_step_byte_fallback, fm_step_fuse, fm_step_strip_content, fm_step_drop_in_first;
 
 /* The next match at or after *begin: 1 with [*begin, *end), which may be empty, or 0, or an error. */
-int fm_pattern_find(size_t *begin, size_t *end, const fm_pattern *pattern, const char *text, size_t size_bytes, fm_text *stack);
+int fm_pattern_find(size_t *begin, size_t *end, const fm_pattern *pattern, const char *text, size_t size_bytes, fm_bytes *stack);
 
 #endif

@@ -12,7 +12,7 @@ static int wrong(const char *name, const char *expected)
 }
 
 /* The ids of one special token of a template, appended. */
-static int add_special(fm_text *out, const json_t *processor, const json_t *token, const char *name)
+static int add_special(fm_bytes *out, const json_t *processor, const json_t *token, const char *name)
 {
     const json_t *const key = json_object_get(token, "id");
     const json_t *const special =
@@ -27,15 +27,15 @@ static int add_special(fm_text *out, const json_t *processor, const json_t *toke
             return wrong(name, "ids that are not negative");
         }
         const int32_t value = (int32_t)json_integer_value(id);
-        FM_TRY(fm_text_append(out, &value, sizeof value));
+        FM_TRY(fm_bytes_append(out, &value, sizeof value));
     }
     return FM_OK;
 }
 
 /* Puts what is in `more` before what is in `text`. */
-static int put_before(fm_text *text, const fm_text *more)
+static int put_before(fm_bytes *text, const fm_bytes *more)
 {
-    FM_TRY(fm_text_reserve(text, more->size_bytes));
+    FM_TRY(fm_bytes_reserve(text, more->size_bytes));
     if (more->size_bytes > 0) {
         memmove(text->bytes + more->size_bytes, text->bytes, text->size_bytes);
         memcpy(text->bytes, more->bytes, more->size_bytes);
@@ -45,7 +45,7 @@ static int put_before(fm_text *text, const fm_text *more)
 }
 
 /* `single` is a list of SpecialToken and, once, Sequence A. */
-static int add_single(fm_template *out, fm_text *before, const json_t *processor, const char *name)
+static int add_single(fm_template *out, fm_bytes *before, const json_t *processor, const char *name)
 {
     const json_t *const single = json_object_get(processor, "single");
     bool behind_text = false;
@@ -72,9 +72,9 @@ static int add_processor(fm_template *out, const json_t *processor, int nesting,
         return FM_OK;                   /* it moves offsets, not ids */
     }
     if (strcmp(type, "TemplateProcessing") == 0) {
-        fm_text before = { 0 };
+        fm_bytes before = { 0 };
         const int rc = add_single(out, &before, processor, name);
-        fm_text_free(&before);
+        fm_bytes_free(&before);
         return rc;
     }
     if (strcmp(type, "Sequence") != 0 || nesting >= MAX_NESTING) {
@@ -103,6 +103,6 @@ int fm_template_read(fm_template *out, const json_t *post_processor, const char 
 
 void fm_template_free(fm_template *template)
 {
-    fm_text_free(&template->before);
-    fm_text_free(&template->after);
+    fm_bytes_free(&template->before);
+    fm_bytes_free(&template->after);
 }

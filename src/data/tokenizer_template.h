@@ -3,11 +3,11 @@
 #define FM_DATA_TOKENIZER_TEMPLATE_H
 
 #include "base/json.h"
-#include "data/tokenizer_text.h"
+#include "data/tokenizer_bytes.h"
 
 /* A struct of zeros adds nothing. */
 typedef struct {
-    fm_text before, after;      /* int32_t */
+    fm_bytes before, after;      /* int32_t */
 } fm_template;
 
 /* Reads a post_processor (NULL or null: nothing). Errors: FM_ERR_UNSUPPORTED naming an unknown one, FM_ERR_FORMAT. */

@@ -72,10 +72,10 @@ size_t fm_unicode_put(char out[FM_UNICODE_UTF8_BYTES], uint32_t code)
     return 4;
 }
 
-int fm_unicode_append(fm_text *out, uint32_t code)
+int fm_unicode_append(fm_bytes *out, uint32_t code)
 {
     char bytes[FM_UNICODE_UTF8_BYTES];
-    return fm_text_append(out, bytes, fm_unicode_put(bytes, code));
+    return fm_bytes_append(out, bytes, fm_unicode_put(bytes, code));
 }
 
 /* The value of the last run that starts at or before code. */
@@ -123,15 +123,15 @@ typedef struct {
     uint32_t ccc;
 } mark;
 
-static size_t n_marks(const fm_text *marks)
+static size_t n_marks(const fm_bytes *marks)
 {
     return marks->size_bytes / sizeof(mark);
 }
 
-static int push_mark(fm_text *marks, uint32_t code)
+static int push_mark(fm_bytes *marks, uint32_t code)
 {
     const mark m = { code, combining_class(code) };
-    return fm_text_append(marks, &m, sizeof m);
+    return fm_bytes_append(marks, &m, sizeof m);
 }
 
 static const fm_unicode_pair *find_pair(uint32_t code)
@@ -152,7 +152,7 @@ static const fm_unicode_pair *find_pair(uint32_t code)
 }
 
 /* The full decomposition: the first part may decompose again, the second never does. */
-static int decompose(fm_text *marks, uint32_t code)
+static int decompose(fm_bytes *marks, uint32_t code)
 {
     if (code - HANGUL_S < HANGUL_N_S) {
         const uint32_t s = code - HANGUL_S;
@@ -189,10 +189,10 @@ static int order_marks(mark *marks, size_t n)
 {
     enum { SHORT = 32 };
     if (n > SHORT) {
-        fm_text scratch = { 0 };
-        FM_TRY(fm_text_reserve(&scratch, n * sizeof *marks));
+        fm_bytes scratch = { 0 };
+        FM_TRY(fm_bytes_reserve(&scratch, n * sizeof *marks));
         sort_marks(marks, (mark *)(void *)scratch.bytes, n);
-        fm_text_free(&scratch);
+        fm_bytes_free(&scratch);
         return FM_OK;
     }
     for (size_t i = 1; i < n; i++) {
@@ -270,7 +270,7 @@ static size_t compose(mark *marks, size_t n)
     return kept;
 }
 
-static int append_marks(fm_text *out, const mark *marks, size_t n)
+static int append_marks(fm_bytes *out, const mark *marks, size_t n)
 {
     for (size_t i = 0; i < n; i++) {
         FM_TRY(fm_unicode_append(out, marks[i].code));
@@ -279,7 +279,7 @@ static int append_marks(fm_text *out, const mark *marks, size_t n)
 }
 
 /* One stretch, decomposed, ordered and, for NFC, composed. `marks` is scratch that is kept between calls. */
-static int normalise(fm_text *out, fm_text *marks, const char *text, size_t size_bytes, bool composes)
+static int normalise(fm_bytes *out, fm_bytes *marks, const char *text, size_t size_bytes, bool composes)
 {
     marks->size_bytes = 0;
     for (size_t at = 0; at < size_bytes;) {
@@ -290,19 +290,19 @@ static int normalise(fm_text *out, fm_text *marks, const char *text, size_t size
     return append_marks(out, list, composes ? compose(list, n_marks(marks)) : n_marks(marks));
 }
 
-int fm_unicode_nfd(fm_text *out, const char *text, size_t size_bytes)
+int fm_unicode_nfd(fm_bytes *out, const char *text, size_t size_bytes)
 {
-    fm_text marks = { 0 };
+    fm_bytes marks = { 0 };
     const int rc = normalise(out, &marks, text, size_bytes, false);
-    fm_text_free(&marks);
+    fm_bytes_free(&marks);
     return rc;
 }
 
 /* NFC changes nothing between two characters that it leaves alone, so that only what lies from the last such character before a
  * suspect to the next one after it is taken apart. */
-int fm_unicode_nfc(fm_text *out, const char *text, size_t size_bytes)
+int fm_unicode_nfc(fm_bytes *out, const char *text, size_t size_bytes)
 {
-    fm_text marks = { 0 };
+    fm_bytes marks = { 0 };
     int rc = FM_OK;
     size_t done = 0, last_safe = 0;
     for (size_t at = 0; at < size_bytes;) {
@@ -320,12 +320,12 @@ int fm_unicode_nfc(fm_text *out, const char *text, size_t size_bytes)
             }
             end = next;
         }
-        FM_TRY_TO(out, rc, fm_text_append(out, text + done, last_safe - done));
+        FM_TRY_TO(out, rc, fm_bytes_append(out, text + done, last_safe - done));
         FM_TRY_TO(out, rc, normalise(out, &marks, text + last_safe, end - last_safe, true));
         done = last_safe = at = end;
     }
-    rc = fm_text_append(out, text + done, size_bytes - done);
+    rc = fm_bytes_append(out, text + done, size_bytes - done);
 out:
-    fm_text_free(&marks);
+    fm_bytes_free(&marks);
     return rc;
 }

@@ -7,7 +7,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
-#include "data/tokenizer_text.h"
+#include "data/tokenizer_bytes.h"
 
 enum { FM_UNICODE_LIMIT = 0x110000, FM_UNICODE_UTF8_BYTES = 4 };
 
@@ -53,7 +53,7 @@ static inline size_t fm_unicode_back(const char *text, size_t at)
 size_t fm_unicode_put(char out[FM_UNICODE_UTF8_BYTES], uint32_t code);
 
 /* Appends a code point as UTF-8. */
-int fm_unicode_append(fm_text *out, uint32_t code);
+int fm_unicode_append(fm_bytes *out, uint32_t code);
 
 /* The cell of a code point: characters of one cell are in the same classes. */
 unsigned fm_unicode_cell(uint32_t code);
@@ -69,7 +69,7 @@ static inline bool fm_unicode_in(uint32_t code, uint64_t cells)
 
 /* Appends the canonical composition (NFC) or decomposition (NFD) of valid UTF-8. Linear time, long runs of marks too.
  * Error: memory. */
-int fm_unicode_nfc(fm_text *out, const char *text, size_t size_bytes);
-int fm_unicode_nfd(fm_text *out, const char *text, size_t size_bytes);
+int fm_unicode_nfc(fm_bytes *out, const char *text, size_t size_bytes);
+int fm_unicode_nfd(fm_bytes *out, const char *text, size_t size_bytes);
 
 #endif

@@ -2,11 +2,11 @@
 
 #include <errno.h>
 #include <inttypes.h>
-#include <stdlib.h>
 #include <string.h>
 
 #include "base/json.h"
 #include "base/memory.h"
+#include "data/tokenizer_bytes.h"
 
 typedef int convert(FILE *out, const fm_tokenizer *tokenizer, const json_t *line, const char *where);
 
@@ -19,8 +19,8 @@ static int text_to_ids(FILE *out, const fm_tokenizer *tokenizer, const json_t *l
 {
     const json_t *const text = json_object_get(line, "text");
     if (text == NULL && json_object_get(line, "messages") != NULL) {
-        return fm_fail(FM_ERR_UNSUPPORTED, "%s: \"messages\" need the model's chat template, which finemesh cannot apply yet; give "
-                       "{\"text\": ...}", where);
+        return fm_fail(FM_ERR_UNSUPPORTED, "%s: \"messages\" need the model's chat template, which finemesh cannot apply yet; "
+                       "give {\"text\": ...}", where);
     }
     if (!json_is_string(text)) {
         return fm_fail(FM_ERR_FORMAT, "%s: {\"text\": \"...\"} was expected", where);
@@ -43,14 +43,11 @@ static int text_to_ids(FILE *out, const fm_tokenizer *tokenizer, const json_t *l
 static int write_text(FILE *out, const char *text, size_t size_bytes)
 {
     json_t *const string = json_stringn(text, size_bytes);
-    char *const dumped = string == NULL ? NULL : json_dumps(string, JSON_ENCODE_ANY);
+    fputs("{\"text\": ", out);
+    const bool ok = string != NULL && json_dumpf(string, out, JSON_ENCODE_ANY) == 0;
     json_decref(string);
-    if (dumped == NULL) {
-        return fm_fail(FM_ERR_MEMORY, "out of memory for a decoded text");
-    }
-    fprintf(out, "{\"text\": %s}\n", dumped);
-    free(dumped);
-    return written(out);
+    fputs("}\n", out);
+    return ok ? written(out) : fm_fail(FM_ERR_IO, "standard output: cannot write a text of %zu bytes", size_bytes);
 }
 
 static int ids_to_text(FILE *out, const fm_tokenizer *tokenizer, const json_t *line, const char *where)
@@ -97,7 +94,8 @@ static bool is_blank(const char *line, size_t size_bytes)
     return true;
 }
 
-static int convert_line(FILE *out, const fm_tokenizer *tokenizer, convert *one, const char *line, size_t size_bytes, const char *where)
+static int convert_line(FILE *out, const fm_tokenizer *tokenizer, convert *one, const char *line, size_t size_bytes,
+                        const char *where)
 {
     if (is_blank(line, size_bytes)) {
         fputc('\n', out);
@@ -110,20 +108,38 @@ static int convert_line(FILE *out, const fm_tokenizer *tokenizer, convert *one, 
     return rc;
 }
 
+/* A line with its newline, or what is left of the input; false at its end. */
+static int read_line(fm_bytes *line, FILE *in, bool *found)
+{
+    enum { PART_BYTES = 65536 };
+    line->size_bytes = 0;
+    for (int c = 0; c != '\n' && (c = getc_unlocked(in)) != EOF;) {
+        if (line->size_bytes == line->capacity_bytes) {
+            FM_TRY(fm_bytes_reserve(line, PART_BYTES));
+        }
+        line->bytes[line->size_bytes++] = (char)c;
+    }
+    *found = line->size_bytes > 0;
+    return FM_OK;
+}
+
 int fm_tokenize_stream(FILE *out, FILE *in, const fm_tokenizer *tokenizer, bool decodes, const char *name)
 {
-    char *line = NULL, where[256];
-    size_t capacity_bytes = 0;
+    fm_bytes line = { 0 };
+    char where[256];
+    bool found = true;
     int rc = FM_OK;
-    ssize_t size_bytes;
-    for (int64_t number = 1; rc == FM_OK && (size_bytes = getline(&line, &capacity_bytes, in)) >= 0; number++) {
+    for (int64_t number = 1; rc == FM_OK && found; number++) {
         snprintf(where, sizeof where, "%s:%" PRId64, name, number);
-        rc = convert_line(out, tokenizer, decodes ? ids_to_text : text_to_ids, line, (size_t)size_bytes, where);
+        rc = read_line(&line, in, &found);
+        if (rc == FM_OK && found) {
+            rc = convert_line(out, tokenizer, decodes ? ids_to_text : text_to_ids, line.bytes, line.size_bytes, where);
+        }
     }
     if (rc == FM_OK && ferror(in)) {
         rc = fm_fail(FM_ERR_IO, "%s: cannot read: %s", name, strerror(errno));
     }
-    free(line);
+    fm_bytes_free(&line);
     if (rc == FM_OK && fflush(out) != 0) {
         rc = written(out);
     }
@@ -132,23 +148,13 @@ int fm_tokenize_stream(FILE *out, FILE *in, const fm_tokenizer *tokenizer, bool 
 
 int fm_cmd_tokenize(int argc, char **argv)
 {
-    const char *model_dir = NULL;
-    bool decodes = false, wrong = false;
-    for (int i = 1; i < argc; i++) {
-        if (strcmp(argv[i], "--decode") == 0) {
-            decodes = true;
-        } else if (model_dir == NULL && argv[i][0] != '-') {
-            model_dir = argv[i];
-        } else {
-            wrong = true;
-        }
-    }
-    if (wrong || model_dir == NULL) {
-        return fm_fail(FM_ERR_JOB, "usage: finemesh tokenize MODEL [--decode], with {\"text\": ...} (or {\"input_ids\": [...]}) lines on "
-                       "standard input");
+    const bool decodes = argc == 2 && strcmp(argv[1], "--decode") == 0;
+    if (argc < 1 || argc > 2 || (argc == 2 && !decodes)) {
+        return fm_fail(FM_ERR_JOB, "usage: finemesh tokenize MODEL [--decode], with {\"text\": ...} (or {\"input_ids\": [...]}) "
+                       "lines on standard input");
     }
     fm_tokenizer *tokenizer;
-    FM_TRY(fm_tokenizer_open(&tokenizer, model_dir));
+    FM_TRY(fm_tokenizer_open(&tokenizer, argv[0]));
     const int rc = fm_tokenize_stream(stdout, stdin, tokenizer, decodes, "standard input");
     fm_tokenizer_destroy(tokenizer);
     return rc;

@@ -10,7 +10,7 @@
  * lines stay blank. `name` stands for the input in errors. Local. Errors name the line. */
 int fm_tokenize_stream(FILE *out, FILE *in, const fm_tokenizer *tokenizer, bool decodes, const char *name);
 
-/* The subcommand: `tokenize MODEL [--decode]`, argv[0] being "tokenize". Local; errors as codes, with the sentence kept. */
+/* `finemesh tokenize MODEL [--decode]`: argv[0] is the model directory. Standard input to standard output. Local. */
 int fm_cmd_tokenize(int argc, char **argv);
 
 #endif

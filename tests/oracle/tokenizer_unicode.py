@@ -145,12 +145,13 @@ def runs(value_of, default):
 
 
 def array(kind, name, items, width=130):
-    lines, line = [], "   "
+    """Items without blanks between them, so that the tables stay within a file of the usual length."""
+    lines, line = [], "    "
     for item in items:
-        if len(line) + len(item) + 2 > width:
+        if len(line) + len(item) + 1 > width:
             lines.append(line)
-            line = "   "
-        line += " " + item + ","
+            line = "    "
+        line += item + ","
     lines.append(line)
     return f"const {kind} {name}[] = {{\n" + "\n".join(lines) + "\n};\n"
 
