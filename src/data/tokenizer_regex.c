@@ -258,7 +258,8 @@ static int parse_class_member(parser *p, fm_regex_set *set)
         high = fm_unicode_next(p->pattern, &p->at);
     }
     if (is_class || high < low) {
-        return fm_fail(FM_ERR_FORMAT, "%s: the regular expression has a range without ascending ends at byte %zu", p->name, start);
+        return fm_fail(FM_ERR_FORMAT, "%s: the regular expression has a range without ascending ends: byte %zu", p->name,
+                       start);
     }
     if (p->ignores_case && high >= 128) {
         return unsupported(p, start, "a range beyond ASCII in a part that ignores case");
