@@ -376,6 +376,11 @@ int fm_pipeline_peak(const fm_pipeline *pipeline, int rank)
     return peak;
 }
 
+int fm_pipeline_slots(const fm_pipeline *pipeline, int rank)
+{
+    return fm_pipeline_peak(pipeline, rank) + (pipeline->chunks > 1 && pipeline->ranks > 1);
+}
+
 double fm_pipeline_bubble(const fm_pipeline *pipeline)
 {
     int64_t work = 0, end = 0;

@@ -55,6 +55,11 @@ int fm_pipeline_check(const fm_pipeline *pipeline);
  * (of the weight part where the two are apart). */
 int fm_pipeline_peak(const fm_pipeline *pipeline, int rank);
 
+/* Slots for activations that `rank` needs so that no rank waits for ever: the peak, and one more where a rank has several chunks,
+ * because its neighbours form a ring. A slot is taken again, the one that has been free for the longest time first, when what it sent
+ * has been received: large messages are not delivered before that. */
+int fm_pipeline_slots(const fm_pipeline *pipeline, int rank);
+
 /* Share of the time in which a rank waits, by the table's ticks. */
 double fm_pipeline_bubble(const fm_pipeline *pipeline);
 

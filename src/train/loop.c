@@ -72,7 +72,7 @@ fm_model_reserve_spec fm_loop_needs(const fm_loop *loop)
     }
     return (fm_model_reserve_spec){
         .B = (int)loop->spec.batch->local_batch_size, .T = T / m->layout.mesh.size[FM_CP], .padded_T = T,
-        .n_slots = fm_pipeline_peak(&loop->pipeline, m->coord.at[FM_PP]), .split_backward = splits,
+        .n_slots = fm_pipeline_slots(&loop->pipeline, m->coord.at[FM_PP]), .split_backward = splits,
     };
 }
 

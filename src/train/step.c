@@ -5,10 +5,11 @@
 
 enum { SAMPLES = 1024 };
 
-/* A slot in use, and what it has sent and not yet seen delivered. */
+/* A slot, and what it has sent and not yet seen delivered. */
 typedef struct {
-    int microbatch, chunk;             /* microbatch -1: free */
+    int microbatch, chunk;             /* microbatch -1: free, but for its messages */
     int parts_left;                    /* of the backward pass */
+    int64_t freed;                     /* the how-manieth to become free */
     fm_request forward_sent, backward_sent;
 } flight;
 
@@ -18,7 +19,7 @@ typedef struct {
     bool with_gradients;
     float scale;
     flight *flights;                   /* [model->n_slots] */
-    int next_flight;                   /* where the search for a free one begins */
+    int64_t n_freed;
     double loss;
 } run_state;
 
@@ -107,29 +108,35 @@ static int receive(run_state *run, void *data, const fm_slot *slot, link from)
     return fm_comm_wait(&request);
 }
 
-static int free_flight(flight *f)
+static int wait_delivery(flight *f)
 {
     FM_TRY(fm_comm_wait(&f->forward_sent));
-    FM_TRY(fm_comm_wait(&f->backward_sent));
-    f->microbatch = -1;
-    return FM_OK;
+    return fm_comm_wait(&f->backward_sent);
 }
 
-/* A free slot. In a validation nothing but its send keeps one: then the oldest is waited for. To wait at once would stop a rank that
- * the receiver itself waits for. */
+/* Delivery is not waited for here: the stage that gets the message may be waiting for one from this rank first. */
+static void free_flight(run_state *run, flight *f)
+{
+    f->microbatch = -1;
+    f->freed = ++run->n_freed;
+}
+
+/* The slot that has been free for the longest time, its messages delivered. */
 static int take_flight(run_state *run, flight **out)
 {
-    const int n = run->pass->model->n_slots;
-    for (int s = 0; s < n; s++) {
-        flight *const f = &run->flights[(run->next_flight + s) % n];
-        if (f->microbatch < 0 || !run->with_gradients) {
-            run->next_flight = (int)(f - run->flights) + 1;
-            *out = f;
-            return free_flight(f);
+    flight *oldest = NULL;
+    for (int s = 0; s < run->pass->model->n_slots; s++) {
+        flight *const f = &run->flights[s];
+        if (f->microbatch < 0 && (oldest == NULL || f->freed < oldest->freed)) {
+            oldest = f;
         }
     }
-    FM_ASSERT(!"the pipeline table holds more microbatches than there are slots");
-    return FM_ERR_INTERNAL;
+    if (oldest == NULL) {
+        FM_ASSERT(!"the pipeline table holds more microbatches than there are slots");
+        return FM_ERR_INTERNAL;
+    }
+    *out = oldest;
+    return wait_delivery(oldest);
 }
 
 static int run_forward(run_state *run, int microbatch, int c)
@@ -145,7 +152,11 @@ static int run_forward(run_state *run, int microbatch, int c)
     FM_TRY(fm_stage_forward(m, chunk, slot, run->scale));
     run->loss += slot->loss;
     *f = (flight){ .microbatch = microbatch, .chunk = c, .parts_left = 2 };
-    return send(run, &f->forward_sent, slot->out, slot, link_to(pass, c, microbatch, 1, 1));
+    FM_TRY(send(run, &f->forward_sent, slot->out, slot, link_to(pass, c, microbatch, 1, 1)));
+    if (!run->with_gradients) {
+        free_flight(run, f);
+    }
+    return FM_OK;
 }
 
 static int run_backward(run_state *run, int microbatch, int c, bool input, bool weight)
@@ -163,7 +174,10 @@ static int run_backward(run_state *run, int microbatch, int c, bool input, bool 
         FM_TRY(fm_stage_backward_weight(m, chunk, slot));
     }
     f->parts_left -= input + weight;
-    return f->parts_left == 0 ? free_flight(f) : FM_OK;
+    if (f->parts_left == 0) {
+        free_flight(run, f);
+    }
+    return FM_OK;
 }
 
 static int run_row(run_state *run, const fm_pipeline_row *row)
@@ -196,7 +210,7 @@ int fm_pass_run(double *loss, fm_pass *pass, int64_t step, bool with_gradients, 
         rc = run_row(&run, &p->rows[i]);
     }
     for (int s = 0; s < m->n_slots && rc == FM_OK; s++) {
-        rc = free_flight(&run.flights[s]);
+        rc = wait_delivery(&run.flights[s]);
     }
     fm_free(run.flights);
     FM_TRY(rc);

@@ -135,6 +135,128 @@ static void every_table_runs(void **state)
 
 /* ---- formulas ---- */
 
+/* ---- the same where a message is delivered only when its receiver takes it, and a slot is taken again only then ---- */
+
+enum { MAX_SLOTS = MAX_CHUNKS * MAX_MICROBATCHES + 1 };
+
+typedef struct {
+    bool used, has_sent;               /* has_sent: since it became free nobody has taken it again */
+    int microbatch, stage;
+    long freed;
+} slot;
+
+typedef struct {
+    const fm_pipeline *p;
+    bool trains;
+    bool done[2][MAX_STAGES][MAX_MICROBATCHES];                 /* forward passes and backward input parts */
+    slot slots[MAX_RANKS][MAX_SLOTS];
+    int at[MAX_RANKS];
+    long clock;
+} rendezvous;
+
+static bool is_delivered(const rendezvous *run, const slot *s)
+{
+    const int last = run->p->ranks * run->p->chunks - 1;
+    return !s->has_sent || ((s->stage == last || run->done[0][s->stage + 1][s->microbatch])
+                            && (!run->trains || s->stage == 0 || run->done[1][s->stage - 1][s->microbatch]));
+}
+
+static slot *oldest_free_slot(rendezvous *run, int rank)
+{
+    slot *oldest = NULL;
+    for (int i = 0; i < fm_pipeline_slots(run->p, rank); i++) {
+        slot *const s = &run->slots[rank][i];
+        if (!s->used && (oldest == NULL || s->freed < oldest->freed)) {
+            oldest = s;
+        }
+    }
+    assert_non_null(oldest);
+    return oldest;
+}
+
+static void free_slot(rendezvous *run, slot *s)
+{
+    s->used = false;
+    s->has_sent = true;
+    s->freed = ++run->clock;
+}
+
+static bool rendezvous_forward(rendezvous *run, int rank, int stage, int microbatch)
+{
+    slot *const s = oldest_free_slot(run, rank);
+    if (!is_delivered(run, s) || (stage > 0 && !run->done[0][stage - 1][microbatch])) {
+        return false;
+    }
+    *s = (slot){ .used = true, .microbatch = microbatch, .stage = stage };
+    run->done[0][stage][microbatch] = true;
+    if (!run->trains) {
+        free_slot(run, s);
+    }
+    return true;
+}
+
+static bool rendezvous_backward(rendezvous *run, int rank, int stage, const fm_pipeline_row *row)
+{
+    const int last = run->p->ranks * run->p->chunks - 1;
+    if (row->action != FM_ACTION_BACKWARD_WEIGHT) {
+        if (stage < last && !run->done[1][stage + 1][row->microbatch]) {
+            return false;
+        }
+        run->done[1][stage][row->microbatch] = true;
+    }
+    for (int i = 0; row->action != FM_ACTION_BACKWARD_INPUT && i < MAX_SLOTS; i++) {
+        slot *const s = &run->slots[rank][i];
+        if (s->used && s->microbatch == row->microbatch && s->stage == stage) {
+            free_slot(run, s);
+        }
+    }
+    return true;
+}
+
+static bool rendezvous_row(rendezvous *run, int rank)
+{
+    const fm_pipeline_row *const row = &run->p->rows[run->at[rank]];
+    const int stage = row->chunk * run->p->ranks + rank;
+    if (row->action == FM_ACTION_FORWARD) {
+        return rendezvous_forward(run, rank, stage, row->microbatch);
+    }
+    return !run->trains || rendezvous_backward(run, rank, stage, row);
+}
+
+static void check_rendezvous(const fm_pipeline *p, bool trains)
+{
+    static rendezvous run;
+    memset(&run, 0, sizeof run);
+    run.p = p;
+    run.trains = trains;
+    memcpy(run.at, p->first, (size_t)p->ranks * sizeof run.at[0]);
+    int left = p->n_rows, before;
+    do {
+        before = left;
+        for (int r = 0; r < p->ranks; r++) {
+            while (run.at[r] < p->first[r + 1] && rendezvous_row(&run, r)) {
+                run.at[r]++;
+                left--;
+            }
+        }
+    } while (left < before);
+    if (left > 0) {
+        fail_msg("schedule %d, %d ranks, %d chunks, %d microbatches, %s: every rank waits", (int)p->schedule, p->ranks, p->chunks,
+                 p->microbatches, trains ? "training" : "validation");
+    }
+}
+
+static void check_both_rendezvous(const fm_pipeline *p)
+{
+    check_rendezvous(p, true);
+    check_rendezvous(p, false);
+}
+
+static void no_rank_waits_for_ever_when_messages_are_large(void **state)
+{
+    for_all_tables(check_both_rendezvous);
+}
+
 static int least(int a, int b)
 {
     return a < b ? a : b;
@@ -407,6 +529,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(every_table_is_proved),
         cmocka_unit_test(every_table_runs),
+        cmocka_unit_test(no_rank_waits_for_ever_when_messages_are_large),
         cmocka_unit_test(peaks_and_bubbles_are_those_of_the_formulas),
         cmocka_unit_test(one_rank_goes_forward_and_backward_in_turn),
         cmocka_unit_test(chunks_that_a_schedule_cannot_have_are_refused),
