@@ -47,6 +47,10 @@ void reference_close(reference *ref)
 {
     json_decref(ref->numbers);
     fm_source_close(ref->tensors);
+    for (int t = 0; t < ref->n_gradients; t++) {
+        fm_free(ref->gradients[t]);
+    }
+    fm_free(ref->gradients);
     *ref = (reference){ .numbers = NULL };
 }
 
@@ -54,6 +58,7 @@ void reference_close(reference *ref)
 typedef struct {
     double difference, norm;           /* squares, over owned slabs */
     double elements;                   /* owned */
+    double different;                  /* of them in a bit */
 } tensor_sums;
 
 enum { SUMS = sizeof(tensor_sums) / sizeof(double) };
@@ -75,21 +80,42 @@ static void add_slab(tensor_sums *sums, double *worst, const fm_slice *slice, co
             const double difference = (double)found[c] - (double)expected[c];
             *worst += difference * difference;
             sums->difference += slab->owned ? difference * difference : 0.0;
+            sums->different += slab->owned && memcmp(&found[c], &expected[c], sizeof *found) != 0;
             sums->norm += slab->owned ? (double)expected[c] * (double)expected[c] : 0.0;
         }
     }
     sums->elements += slab->owned ? (double)(slab->count[0] * width) : 0.0;
 }
 
+/* This rank's slice of a parameter's reference. */
+static int read_expected(float *out, const reference *ref, const fm_model *m, int p)
+{
+    const fm_param *const param = &m->params[p];
+    const char *const name = m->tensors[param->tensor].name;
+    if (ref->gradients == NULL) {
+        const int at = fm_source_find(ref->tensors, name);
+        return at < 0 ? fm_fail(FM_ERR_FORMAT, "the reference has no gradient of %s", name)
+                      : fm_source_read_slice(ref->tensors, out, at, &m->layout, param->tensor, &m->coord, NULL);
+    }
+    const fm_slice *const slice = &param->slice;
+    const int64_t columns = columns_of(slice), whole_columns = slice->ndim > 1 ? m->tensors[param->tensor].shape[1] : 1;
+    for (int s = 0; s < slice->n_slabs; s++) {
+        const fm_slab *const slab = &slice->slabs[s];
+        const bool is_matrix = slice->ndim > 1;
+        for (int64_t r = 0; r < slab->count[0]; r++) {
+            const float *const from = ref->gradients[param->tensor] + (slab->start[0] + r) * whole_columns
+                                      + (is_matrix ? slab->start[1] : 0);
+            float *const to = out + (slab->local_start[0] + r) * columns + (is_matrix ? slab->local_start[1] : 0);
+            memcpy(to, from, (size_t)(is_matrix ? slab->count[1] : 1) * sizeof *to);
+        }
+    }
+    return FM_OK;
+}
+
 static int add_param(tensor_sums *sums, double *worst, const reference *ref, const fm_model *m, int p)
 {
     const fm_param *const param = &m->params[p];
     const fm_param_view view = fm_model_param(m, p);
-    const char *const name = m->tensors[param->tensor].name;
-    const int at = fm_source_find(ref->tensors, name);
-    if (at < 0) {
-        return fm_fail(FM_ERR_FORMAT, "the reference has no gradient of %s", name);
-    }
     float *const found = fm_alloc_array(view.elements, sizeof *found, FM_MEMORY_HOST);
     float *const expected = fm_alloc_array(view.elements, sizeof *expected, FM_MEMORY_HOST);
     int rc = found == NULL || expected == NULL ? FM_ERR_MEMORY : FM_OK;
@@ -97,7 +123,7 @@ static int add_param(tensor_sums *sums, double *worst, const reference *ref, con
         rc = fm_device_copy_out(m->compute->device, found, view.gradient, (size_t)view.elements * sizeof *found);
     }
     if (rc == FM_OK) {
-        rc = fm_source_read_slice(ref->tensors, expected, at, &m->layout, param->tensor, &m->coord, NULL);
+        rc = read_expected(expected, ref, m, p);
     }
     for (int s = 0; s < param->slice.n_slabs && rc == FM_OK; s++) {
         add_slab(sums, worst, &param->slice, &param->slice.slabs[s], found, expected);
@@ -130,6 +156,7 @@ static void judge(tensor_error *out, const reference *ref, const fm_tensor_spec 
         out->tolerance = allowed;
         memcpy(out->name, tensor->name, sizeof out->name);
     }
+    out->different += sums->different > 0.0 && tensor->place != FM_PLACE_TIED;
     if ((int64_t)sums->elements != fm_tensor_elements(tensor)) {
         snprintf(out->complaint, sizeof out->complaint, "%.0f of the %lld elements of %.100s are owned by a rank", sums->elements,
                  (long long)fm_tensor_elements(tensor), tensor->name);
@@ -147,6 +174,25 @@ static int sum_params(tensor_sums *sums, double *worst, const reference *ref, co
     FM_TRY(fm_comm_agree(world, rc));
     FM_TRY(fm_comm_all_reduce(world, sums, (int64_t)m->n_tensors * SUMS, FM_F64, FM_SUM));
     return fm_comm_all_reduce(world, worst, m->n_tensors, FM_F64, FM_MAX);
+}
+
+int reference_take_gradients(reference *out, const fm_model *m)
+{
+    out->gradients = fm_alloc_array(m->n_tensors, sizeof *out->gradients, FM_MEMORY_HOST);
+    if (out->gradients == NULL) {
+        return FM_ERR_MEMORY;
+    }
+    out->n_gradients = m->n_tensors;
+    for (int p = 0; p < m->n_params; p++) {
+        const fm_param_view view = fm_model_param(m, p);
+        float *const copy = fm_alloc_array(view.elements, sizeof *copy, FM_MEMORY_HOST);
+        if (copy == NULL) {
+            return FM_ERR_MEMORY;
+        }
+        out->gradients[m->params[p].tensor] = copy;
+        FM_TRY(fm_device_copy_out(m->compute->device, copy, view.gradient, (size_t)view.elements * sizeof *copy));
+    }
+    return FM_OK;
 }
 
 int reference_compare_gradients(tensor_error *out, const reference *ref, const fm_model *m, double tolerance, double times)
@@ -253,7 +299,8 @@ static int add_logits(tensor_sums *sums, const reference *ref, const fm_model *m
         if (batch->documents[t] < 0) {
             continue;
         }
-        rc = fm_source_read(ref->tensors, expected, at, (int64_t[]){ batch->positions[t], m->vocabulary.start }, (int64_t[]){ 1, words });
+        const int64_t start[] = { batch->positions[t], m->vocabulary.start }, count[] = { 1, words };
+        rc = fm_source_read(ref->tensors, expected, at, start, count);
         for (int64_t w = 0; w < words; w++) {
             const double difference = (double)logits[t * words + w] - (double)expected[w];
             sums->difference += difference * difference;

@@ -18,10 +18,13 @@ static int open_loop(trial *t, const trial_spec *spec)
 int trial_begin(trial *t, const trial_spec *spec)
 {
     fm_comm *const world = spec->launch->world;
-    FM_TRY(fm_assemble_job(&t->a, spec->launch, spec->job, spec->overrides, spec->n_overrides));
+    FM_TRY(fm_assemble_job(&t->a, spec->launch, spec->n_words, spec->words, true));
+    FM_TRY(fm_assemble_shape(&t->a, false));
     FM_TRY(fm_assemble_config(&t->a));
     FM_TRY(fm_assemble_mesh(&t->a));
-    FM_TRY(fm_source_open(&t->source, t->a.job.model.path, world));
+    if (t->a.job.model.init == FM_INIT_PRETRAINED) {
+        FM_TRY(fm_source_open(&t->source, t->a.job.model.path, world));
+    }
     const fm_dataset_spec data = {
         .files = t->a.job.data.train, .options = &t->a.job.data, .vocab_size = t->a.config.V, .cache_path = spec->index,
     };

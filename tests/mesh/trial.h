@@ -19,10 +19,9 @@ typedef struct {
 /* What a trial is made of. Borrowed. */
 typedef struct {
     const fm_launch *launch;
-    const char *job;                   /* path of the job file */
     const char *index;                 /* path of the dataset's index */
-    const char *const *overrides;
-    int n_overrides;
+    int n_words;
+    char **words;                      /* the job file's path, then overrides */
     trial_on_gradients *on_gradients;  /* NULL: none */
     void *context;
 } trial_spec;

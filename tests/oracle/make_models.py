@@ -21,6 +21,7 @@ LARGE = {**ODD, "hidden_size": 45, "head_dim": 8, "intermediate_size": 83, "num_
 MEDIUM = {**ODD, "hidden_size": 36, "head_dim": 8, "intermediate_size": 41, "num_hidden_layers": 2}
 SMALL = {"vocab_size": 67, "hidden_size": 24, "num_attention_heads": 6, "num_key_value_heads": 2, "head_dim": 10,
          "intermediate_size": 29, "num_hidden_layers": 2, "max_position_embeddings": 64}
+DEEP = {**ODD, "hidden_size": 22, "head_dim": 6, "intermediate_size": 23, "num_hidden_layers": 9}   # for up to 8 stages
 LLAMA3 = {"rope_type": "llama3", "rope_theta": 10000.0, "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
           "original_max_position_embeddings": 32}
 SHARP = {"matrices": 0.2}              # with transformers' initialiser attention is so flat that the rotation moves no loss
@@ -45,6 +46,7 @@ MODELS = {
     "qwen2_window": ({"model_type": "qwen2", **SMALL, "use_sliding_window": True, "sliding_window": 5, "max_window_layers": 1},
                      {"vectors": 0.1}),
     "qwen3": ({"model_type": "qwen3", **MEDIUM}, {"vectors": 0.2}),
+    "qwen3_deep": ({"model_type": "qwen3", **DEEP, "tie_word_embeddings": True, "pad_token_id": 3}, {"vectors": 0.2}),
 }
 CURVES = ("llama", "qwen3")
 CURVE = {"steps": 100, "global_batch_size": 4, "lr": 1e-3, "beta1": 0.9, "beta2": 0.999, "eps": 1e-6, "weight_decay": 0.01,
