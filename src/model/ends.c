@@ -34,7 +34,6 @@ size_t fm_head_workspace_bind(fm_head_workspace *w, const fm_model *m, int64_t N
     w->max = carve(base, &used, N, sizeof(float));
     w->global_max = carve(base, &used, N, sizeof(float));
     w->sum_label = carve(base, &used, 2 * N, sizeof(float));
-    w->lse = carve(base, &used, N, sizeof(float));
     if (m->setup.trains) {
         w->dx = carve(base, &used, N * C, sizeof(float));
         w->dh_all = carve(base, &used, N_padded * C, sizeof(float));
@@ -121,7 +120,7 @@ static int finish_statistics(fm_model *m, fm_slot *slot, int64_t row, int64_t n)
         FM_TRY(fm_comm_all_reduce(tp, label, n, FM_F32, FM_SUM));
         FM_TRY(fm_device_copy(m->compute->device, max, all, (size_t)n * sizeof *max));
     }
-    return ops->cross_entropy_finish(m->compute, w->lse + row, &slot->loss, max, sum, label, n);
+    return ops->cross_entropy_finish(m->compute, &slot->loss, max, sum, label, n);
 }
 
 /* dx of the rows += dlogits W; dW += dlogits^T x. The logits are in the buffer. */
@@ -130,8 +129,8 @@ static int add_gradients(fm_model *m, const fm_slot *slot, const logits_part *p,
     const fm_head_workspace *const w = &m->head;
     const enum fm_dtype dtype = m->setup.dtype;
     const int64_t C = m->config.C;
-    FM_TRY(m->compute->ops->cross_entropy_backward(m->compute, w->dlogits, dtype, w->logits, w->lse + p->row, slot->labelled_ids + p->row,
-                                                   p->word, scale, p->rows, p->words));
+    FM_TRY(m->compute->ops->cross_entropy_backward(m->compute, w->dlogits, dtype, w->logits, w->max + p->row, w->sum_label + p->row,
+                                                   slot->labelled_ids + p->row, p->word, scale, p->rows, p->words));
     fm_gemm_args g = { .in = dtype, .out = FM_F32, .m = p->rows, .n = C, .k = p->words, .accumulate = !first_chunk };
     g.a = w->dlogits, g.lda = p->words, g.b = p->weight, g.ldb = C, g.c = w->dx + p->row * C, g.ldc = C;
     FM_TRY(m->compute->ops->gemm(m->compute, &g));

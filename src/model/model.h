@@ -92,7 +92,7 @@ typedef struct {
     void *dh;                          /* [N padded, C] in the compute dtype */
     float *logits;                     /* [chunk_rows, chunk_words] */
     void *dlogits;                     /* the same in the compute dtype; logits itself where that is fp32 */
-    float *max, *global_max, *sum_label, *lse;   /* [rows], [rows], [2 rows]: sums, then label logits; [rows] */
+    float *max, *global_max, *sum_label;   /* [rows], [rows], [2 rows]: sums, then label logits */
 } fm_head_workspace;
 
 typedef struct fm_model {

@@ -113,12 +113,13 @@ typedef struct {
                                const int32_t *labels, int64_t start, int64_t N, int64_t n);
     /* sum *= exp(old_max - new_max): statistics of one rank brought to the maximum of all. */
     int (*cross_entropy_rescale)(fm_compute *compute, float *sum, const float *old_max, const float *new_max, int64_t N);
-    /* lse = max + log(sum); *loss += sum over N of lse - label_logit, in double, in order. */
-    int (*cross_entropy_finish)(fm_compute *compute, float *lse, double *loss, const float *max, const float *sum,
-                                const float *label_logit, int64_t N);
-    /* dlogits [N, n] (in place of logits only where dtype is F32) = scale * (softmax - onehot); 0 in rows whose label is negative. */
-    int (*cross_entropy_backward)(fm_compute *compute, void *dlogits, enum fm_dtype dtype, const float *logits, const float *lse,
-                                  const int32_t *labels, int64_t start, float scale, int64_t N, int64_t n);
+    /* *loss += sum over N of max + log(sum) - label_logit, in double, in order. */
+    int (*cross_entropy_finish)(fm_compute *compute, double *loss, const float *max, const float *sum, const float *label_logit,
+                                int64_t N);
+    /* dlogits [N, n] (in place of logits only where dtype is F32) = scale * (exp(logits - max) / sum - onehot); 0 in rows whose label is
+     * negative. max and sum of the whole vocabulary: their logarithm, rounded, would be off by more than a product. */
+    int (*cross_entropy_backward)(fm_compute *compute, void *dlogits, enum fm_dtype dtype, const float *logits, const float *max,
+                                  const float *sum, const int32_t *labels, int64_t start, float scale, int64_t N, int64_t n);
 
     /* torch.optim.AdamW over n elements. `master` (master_dtype) is updated; `weight` (dtype; NULL where it is the master) = rounded. */
     int (*adamw)(fm_compute *compute, void *master, enum fm_dtype master_dtype, void *weight, enum fm_dtype dtype, void *m, void *v,

@@ -45,10 +45,10 @@ int fm_cpu_embedding_backward(fm_compute *compute, float *dw, const int32_t *ids
 int fm_cpu_cross_entropy_chunk(fm_compute *compute, float *max, float *sum, float *label_logit, const float *logits,
                                const int32_t *labels, int64_t start, int64_t N, int64_t n);
 int fm_cpu_cross_entropy_rescale(fm_compute *compute, float *sum, const float *old_max, const float *new_max, int64_t N);
-int fm_cpu_cross_entropy_finish(fm_compute *compute, float *lse, double *loss, const float *max, const float *sum,
-                                const float *label_logit, int64_t N);
-int fm_cpu_cross_entropy_backward(fm_compute *compute, void *dlogits, enum fm_dtype dtype, const float *logits, const float *lse,
-                                  const int32_t *labels, int64_t start, float scale, int64_t N, int64_t n);
+int fm_cpu_cross_entropy_finish(fm_compute *compute, double *loss, const float *max, const float *sum, const float *label_logit,
+                                int64_t N);
+int fm_cpu_cross_entropy_backward(fm_compute *compute, void *dlogits, enum fm_dtype dtype, const float *logits, const float *max,
+                                  const float *sum, const int32_t *labels, int64_t start, float scale, int64_t N, int64_t n);
 
 /* adamw.c */
 int fm_cpu_adamw(fm_compute *compute, void *master, enum fm_dtype master_dtype, void *weight, enum fm_dtype dtype, void *m, void *v,

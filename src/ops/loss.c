@@ -50,28 +50,26 @@ int fm_cpu_cross_entropy_rescale(fm_compute *compute, float *sum, const float *o
     return FM_OK;
 }
 
-int fm_cpu_cross_entropy_finish(fm_compute *compute, float *lse, double *loss, const float *max, const float *sum,
-                                const float *label_logit, int64_t N)
+int fm_cpu_cross_entropy_finish(fm_compute *compute, double *loss, const float *max, const float *sum, const float *label_logit,
+                                int64_t N)
 {
     (void)compute;
     for (int64_t r = 0; r < N; r++) {
-        const double exact = (double)max[r] + log((double)sum[r]);
-        lse[r] = (float)exact;
-        *loss += exact - (double)label_logit[r];
+        *loss += (double)max[r] + log((double)sum[r]) - (double)label_logit[r];
     }
     return FM_OK;
 }
 
 FM_ROW_KERNEL
-static void softmax_row(float *out, const float *x, float lse, float scale, int64_t n)
+static void softmax_row(float *out, const float *x, float max, float factor, int64_t n)
 {
     for (int64_t i = 0; i < n; i++) {
-        out[i] = scale * fm_exp(x[i] - lse);
+        out[i] = factor * fm_exp(x[i] - max);
     }
 }
 
-int fm_cpu_cross_entropy_backward(fm_compute *compute, void *dlogits, enum fm_dtype dtype, const float *logits, const float *lse,
-                                  const int32_t *labels, int64_t start, float scale, int64_t N, int64_t n)
+int fm_cpu_cross_entropy_backward(fm_compute *compute, void *dlogits, enum fm_dtype dtype, const float *logits, const float *max,
+                                  const float *sum, const int32_t *labels, int64_t start, float scale, int64_t N, int64_t n)
 {
     FM_TRY(fm_compute_reserve(compute, (size_t)n * sizeof(float)));
 #pragma omp parallel for schedule(static)
@@ -82,7 +80,7 @@ int fm_cpu_cross_entropy_backward(fm_compute *compute, void *dlogits, enum fm_dt
             continue;
         }
         float *const row = fm_row_target(fm_compute_scratch(compute), out, dtype);
-        softmax_row(row, logits + r * n, lse[r], scale, n);
+        softmax_row(row, logits + r * n, max[r], scale / sum[r], n);
         const int64_t label = labels[r] - start;
         if (label >= 0 && label < n) {
             row[label] -= scale;

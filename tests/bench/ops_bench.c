@@ -214,7 +214,7 @@ static int run_loss(bench *b, int64_t variant)
 static int run_loss_backward(bench *b, int64_t variant)
 {
     return b->compute->ops->cross_entropy_backward(b->compute, b->dtype == FM_F32 ? b->buffer[1] : b->buffer[0], b->dtype, b->buffer[1],
-                                                   b->statistics[2], b->ids, 0, 1e-3f, b->N, CHUNK);
+                                                   b->statistics[0], b->statistics[1], b->ids, 0, 1e-3f, b->N, CHUNK);
 }
 
 /* Masters, states and weight: fp32; the same and a bf16 weight; all bf16. */
