@@ -50,7 +50,7 @@ tests_mesh_test_ckpt_SOURCES = tests/mesh/test_ckpt.c tests/unit/ckpt_model.c te
 check_PROGRAMS += $(mesh_programs)
 tests_mesh_mesh_model_SOURCES = tests/mesh/mesh_model.c tests/mesh/check_alone.c tests/mesh/check_reference.c tests/mesh/checks.h \
 	tests/mesh/mesh_run.c tests/mesh/mesh_run.h tests/mesh/reference.c tests/mesh/reference.h tests/mesh/trial.c tests/mesh/trial.h
-dist_check_DATA += tests/mesh/mesh_model.ini tests/mesh/testlist.all tests/mesh/models/wide/config.json
+dist_check_DATA += tests/mesh/README.md tests/mesh/mesh_model.ini tests/mesh/testlist.all tests/mesh/models/wide/config.json
 
 # Lets ranks that outnumber the cores yield while they wait; tests/lib.sh preloads it.
 check_LTLIBRARIES += tests/mesh/yield_shim.la

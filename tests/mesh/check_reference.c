@@ -8,7 +8,7 @@
 #include "checks.h"
 
 /* What is asked of a compute dtype, in relative errors. A gradient may also be as far off as torch is: twice its distance in
- * fp32; in bf16 that distance times the ratio of the roundings, 2^16 (torch's own bf16 gradients of these models take half of
+ * fp32; in 16 bits that distance times the ratio of the roundings, 2^16 and 2^13 (torch's own bf16 gradients of these models take half of
  * it). */
 typedef struct {
     double loss, gradient, torchs, norm, logits;
@@ -17,6 +17,7 @@ typedef struct {
 static const tolerances tolerances_of[FM_DTYPES] = {
     [FM_F32] = { 1e-6, 1e-5, 2.0, 1e-6, 1e-5 },
     [FM_BF16] = { 1e-3, 4e-2, 65536.0, 5e-3, 2e-2 },
+    [FM_F16] = { 1e-4, 5e-3, 8192.0, 1e-3, 3e-3 },
 };
 
 static const tolerances *tolerances_for(const run *r)
