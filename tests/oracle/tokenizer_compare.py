@@ -48,6 +48,10 @@ def real_words():
 
 def text(random, specials, real):
     kind = random.randrange(8)
+    if random.random() < 0.02:                   # longer than the windows in which long words are merged
+        alphabet = random.choice(["ab", "aab ", "abcdefghijklmnopqrstuvwxyz", "etaoinshr\u00e9\u4e2d\u6587", "\u0e01\u0e02\u0e32\u0e35 "])
+        start = random.choice(real)
+        return random.choice([start, start.replace(" ", ""), "".join(random.choice(alphabet) for _ in range(6000))])[:9000]
     if kind == 0:
         return "".join(character(random) for _ in range(random.randrange(40)))
     if kind == 1:
