@@ -192,14 +192,19 @@ int fm_pattern_find(size_t *begin, size_t *end, const fm_pattern *pattern, const
         return 0;
     }
     const size_t n = pattern->literal.size_bytes;
-    const bool some = n > 0 && *begin < size_bytes;
-    const char *const found = some ? memmem(text + *begin, size_bytes - *begin, pattern->literal.bytes, n) : NULL;
-    if (found == NULL) {
-        return 0;
+    for (size_t at = *begin; n > 0 && at < size_bytes && size_bytes - at >= n; at++) {
+        const char *const found = memchr(text + at, pattern->literal.bytes[0], size_bytes - at - n + 1);
+        if (found == NULL) {
+            return 0;
+        }
+        at = (size_t)(found - text);
+        if (memcmp(found, pattern->literal.bytes, n) == 0) {
+            *begin = at;
+            *end = at + n;
+            return 1;
+        }
     }
-    *begin = (size_t)(found - text);
-    *end = *begin + n;
-    return 1;
+    return 0;
 }
 
 /* The pieces of one word, as they come from left to right. A match waits for what follows it where it may merge with that. */
