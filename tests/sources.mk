@@ -67,6 +67,7 @@ shell_tests = \
 	tests/oracle/tensorboard.sh \
 	tests/oracle/tokenizer.sh \
 	tests/regression/bad.sh \
+	tests/regression/library.sh \
 	tests/regression/quickstart.sh \
 	tests/style/calls.sh \
 	tests/style/headers.sh \
@@ -84,9 +85,9 @@ SH_LOG_COMPILER = $(SHELL)
 
 LDADD = libfinemesh.la $(CMOCKA_LIBS) $(JANSSON_LIBS) $(HDF5_LIBS) $(GEMM_LIBS)
 AM_TESTS_ENVIRONMENT = \
-	srcdir='$(srcdir)'; top_builddir='$(top_builddir)'; MPIEXEC='$(MPIEXEC)'; FM_CC='$(CC)'; \
+	srcdir='$(srcdir)'; top_builddir='$(top_builddir)'; MPIEXEC='$(MPIEXEC)'; FM_CC='$(CC)'; FM_SANITIZE='$(SANITIZE_CFLAGS)'; \
 	FM_CPPFLAGS='-D_GNU_SOURCE -I. -I$(srcdir)/include -I$(srcdir)/src $(CPPFLAGS) $(HDF5_CFLAGS) $(JANSSON_CFLAGS) $(PCRE2_CFLAGS)'; \
-	export srcdir top_builddir MPIEXEC FM_CC FM_CPPFLAGS;
+	export srcdir top_builddir MPIEXEC FM_CC FM_CPPFLAGS FM_SANITIZE;
 
 # make check-all: the long lists too.
 check-all:

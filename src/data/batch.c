@@ -37,6 +37,22 @@ static int sample_info(fm_sample_info *out, const fm_dataset *dataset, int64_t s
     return sample < 0 ? FM_OK : fm_dataset_info(out, dataset, sample);
 }
 
+/* Positions and document of row b, and its padding behind n tokens whose labels are shifted already. */
+static void finish_row(fm_batch *batch, int64_t b, int64_t n)
+{
+    const int64_t T = batch->T;
+    for (int64_t t = n; t < T; t++) {
+        batch->ids[b * T + t] = 0;
+    }
+    for (int64_t t = n > 0 ? n - 1 : 0; t < T; t++) {
+        batch->labels[b * T + t] = FM_LABEL_IGNORED;
+    }
+    for (int64_t t = 0; t < T; t++) {
+        batch->positions[b * T + t] = (int32_t)t;
+        batch->documents[b * T + t] = t < n ? 0 : -1;
+    }
+}
+
 /* Row b: the sample's tokens, its labels one place to the left, then padding. */
 static int fill_row(fm_batch *batch, int64_t b, const fm_dataset *dataset, int64_t sample)
 {
@@ -49,16 +65,7 @@ static int fill_row(fm_batch *batch, int64_t b, const fm_dataset *dataset, int64
         FM_TRY(fm_dataset_read(ids, labels, dataset, sample));
         memmove(labels, labels + 1, (size_t)(info.tokens - 1) * sizeof *labels);
     }
-    for (int64_t t = info.tokens; t < T; t++) {
-        ids[t] = 0;
-    }
-    for (int64_t t = info.tokens > 0 ? info.tokens - 1 : 0; t < T; t++) {
-        labels[t] = FM_LABEL_IGNORED;
-    }
-    for (int64_t t = 0; t < T; t++) {
-        batch->positions[b * T + t] = (int32_t)t;
-        batch->documents[b * T + t] = t < info.tokens ? 0 : -1;
-    }
+    finish_row(batch, b, info.tokens);
     batch->tokens += info.tokens;
     batch->label_tokens += info.label_tokens;
     return FM_OK;
@@ -78,6 +85,23 @@ int fm_batch_fill(fm_batch *batch, const fm_dataset *dataset, const int64_t *sam
     batch->longest = longest;
     for (int64_t b = 0; b < B; b++) {
         FM_TRY(fill_row(batch, b, dataset, samples[b]));
+    }
+    return FM_OK;
+}
+
+int fm_batch_set(fm_batch *batch, const int32_t *ids, const int32_t *labels, int64_t B, int64_t n, int64_t t_multiple)
+{
+    FM_ASSERT(B >= 1 && n >= 1 && t_multiple >= 1);
+    FM_TRY(reshape(batch, B, (n + t_multiple - 1) / t_multiple * t_multiple));
+    batch->longest = n;
+    batch->tokens = B * n;
+    for (int64_t b = 0; b < B; b++) {
+        memcpy(batch->ids + b * batch->T, ids + b * n, (size_t)n * sizeof *ids);
+        memcpy(batch->labels + b * batch->T, labels + b * n + 1, (size_t)(n - 1) * sizeof *labels);
+        for (int64_t t = 0; t + 1 < n; t++) {
+            batch->label_tokens += labels[b * n + t + 1] != FM_LABEL_IGNORED;
+        }
+        finish_row(batch, b, n);
     }
     return FM_OK;
 }

@@ -26,6 +26,10 @@ typedef struct {
  * A sample of -1 is a row of padding: the ranks without data in a smaller last batch. */
 int fm_batch_fill(fm_batch *batch, const fm_dataset *dataset, const int64_t *samples, int64_t B, int64_t t_multiple);
 
+/* The B rows of n tokens themselves, [B][n]; labels stand beside ids and are shifted here. T is n rounded up to a multiple of
+ * t_multiple >= 1. */
+int fm_batch_set(fm_batch *batch, const int32_t *ids, const int32_t *labels, int64_t B, int64_t n, int64_t t_multiple);
+
 /* The places of context-parallel rank cp_rank: of 2 cp_size chunks of T the cp_rank-th and the cp_rank-th from the end, so that a
  * causal mask gives every rank the same work. T is a multiple of 2 cp_size. `out` is not `in`. */
 int fm_batch_cut(fm_batch *out, const fm_batch *in, int cp_size, int cp_rank);

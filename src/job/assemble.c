@@ -267,7 +267,7 @@ int fm_assemble_model(fm_assembly *a, const fm_source *source, bool trains)
     const enum fm_dtype dtype = fm_assembly_dtype(a);
     const fm_optimizer_options *const o = &a->job.optimizer;
     const fm_model_setup setup = {
-        .dtype = dtype, .trains = trains,
+        .dtype = dtype, .trains = trains, .without_states = a->without_states,
         .master_dtype = o->master_dtype == FM_DTYPE_SAME ? dtype : (enum fm_dtype)o->master_dtype,
         .state_dtype = o->state_dtype == FM_DTYPE_SAME ? dtype : (enum fm_dtype)o->state_dtype,
         .reduce_dtype = (enum fm_dtype)a->job.distributed.reduce_dtype,

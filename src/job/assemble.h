@@ -29,6 +29,7 @@ typedef struct {
     int *stage_of_layer;               /* likewise */
     fm_chunk *chunks;                  /* of this rank */
     int n_chunks;
+    bool without_states;               /* of an optimizer: set by who updates the weights otherwise */
     int ranks_of_node;                 /* ranks of this run on this machine */
     fm_model *model;
 } fm_assembly;

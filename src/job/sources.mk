@@ -10,6 +10,7 @@ libfinemesh_la_SOURCES += \
 	src/job/cmd_run.c src/job/cmd_run.h \
 	src/job/cmd_tokenize.c src/job/cmd_tokenize.h \
 	src/job/effective.c src/job/effective.h \
+	src/job/hf_model.c \
 	src/job/inputs.c src/job/inputs.h \
 	src/job/job.c src/job/job.h \
 	src/job/keys.c src/job/keys.h \

@@ -122,6 +122,9 @@ void fm_comm_destroy(fm_comm *comm);
 /* The MPI library's name and version, a line; MPI need not have been started. Local; static storage. */
 const char *fm_comm_mpi_version(void);
 
+/* Ranks of mpi_comm. Local. FM_ERR_COMM where MPI was not started. */
+int fm_comm_ranks(int *out, const void *mpi_comm);
+
 /* Ranks of mpi_comm on this machine. Collective on mpi_comm. */
 int fm_comm_ranks_of_node(int *out, const void *mpi_comm);
 

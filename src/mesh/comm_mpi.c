@@ -289,6 +289,16 @@ int fm_comm_new_world(fm_comm **out, const void *mpi_comm)
     return fm_comm_mpi_split(out, "world", mpi_comm, 0, rank);
 }
 
+int fm_comm_ranks(int *out, const void *mpi_comm)
+{
+    int started;
+    if (MPI_Initialized(&started) != MPI_SUCCESS || !started) {
+        return fm_fail(FM_ERR_COMM, "a communicator was given, but MPI was not started: call MPI_Init first, or give NULL for one rank");
+    }
+    MPI_Comm_size(*(const MPI_Comm *)mpi_comm, out);
+    return FM_OK;
+}
+
 int fm_comm_ranks_of_node(int *out, const void *mpi_comm)
 {
     MPI_Comm node;

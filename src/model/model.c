@@ -128,8 +128,8 @@ static unit_bytes bytes_of_unit(const fm_model *m, const fm_fsdp_unit *unit)
     const fm_model_setup *const s = &m->setup;
     return (unit_bytes){
         .weight = n * fm_dtype_bytes(s->dtype), .gradient = s->trains ? n * sizeof(float) : 0,
-        .state = s->trains ? n * fm_dtype_bytes(s->state_dtype) : 0,
-        .master = s->trains && s->master_dtype != s->dtype ? n * fm_dtype_bytes(s->master_dtype) : 0,
+        .state = s->trains && !s->without_states ? n * fm_dtype_bytes(s->state_dtype) : 0,
+        .master = s->trains && !s->without_states && s->master_dtype != s->dtype ? n * fm_dtype_bytes(s->master_dtype) : 0,
     };
 }
 

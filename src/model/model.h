@@ -38,6 +38,7 @@ typedef struct {
     bool trains;                       /* gradients are needed */
     enum fm_dtype master_dtype;        /* what the optimizer updates; equal to dtype: no copy */
     enum fm_dtype state_dtype;
+    bool without_states;               /* gradients, but no optimizer's arrays: the caller updates the weights */
     enum fm_dtype reduce_dtype;        /* of gradient sums between ranks */
     bool sequence_parallel;
     enum fm_keep keep;

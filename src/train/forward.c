@@ -14,8 +14,13 @@ static int64_t padded(const fm_model *m, int64_t n)
 
 fm_model_reserve_spec fm_forward_needs(const fm_model *m, int64_t n)
 {
+    return fm_forward_needs_rows(m, 1, n);
+}
+
+fm_model_reserve_spec fm_forward_needs_rows(const fm_model *m, int64_t B, int64_t n)
+{
     const int64_t row_T = padded(m, n);
-    return (fm_model_reserve_spec){ .B = 1, .T = row_T / m->layout.mesh.size[FM_CP], .padded_T = row_T, .n_slots = 1 };
+    return (fm_model_reserve_spec){ .B = (int)B, .T = row_T / m->layout.mesh.size[FM_CP], .padded_T = row_T, .n_slots = 1 };
 }
 
 int64_t fm_forward_place(const fm_forward *f, const fm_model *m, int64_t t)
@@ -24,31 +29,41 @@ int64_t fm_forward_place(const fm_forward *f, const fm_model *m, int64_t t)
     return cp == 1 ? t : fm_context_token(t, f->row_T, cp, m->coord.at[FM_CP]);
 }
 
-static int cut_row(fm_forward *f, const fm_model *m, const int32_t *ids, int64_t n)
+static int alloc_rows(fm_forward *f)
 {
+    const int64_t N = f->B * f->T, row_N = f->B * f->row_T;
+    f->ids = fm_alloc_array(4 * N + 2 * row_N, sizeof *f->ids, FM_MEMORY_HOST);
+    if (f->ids == NULL) {
+        return FM_ERR_MEMORY;
+    }
+    f->labels = f->ids + N;
+    f->position = f->labels + N;
+    f->document = f->position + N;
+    f->row_position = f->document + N;
+    f->row_document = f->row_position + row_N;
+    return FM_OK;
+}
+
+static int cut_rows(fm_forward *f, const fm_model *m, const int32_t *ids, int64_t B, int64_t n)
+{
+    f->B = B;
     f->n = n;
     f->row_T = padded(m, n);
     f->T = f->row_T / m->layout.mesh.size[FM_CP];
     f->words = m->vocabulary.count;
-    f->ids = fm_alloc_array(4 * f->T + 2 * f->row_T, sizeof *f->ids, FM_MEMORY_HOST);
-    if (f->ids == NULL) {
-        return FM_ERR_MEMORY;
-    }
-    f->labels = f->ids + f->T;
-    f->position = f->labels + f->T;
-    f->document = f->position + f->T;
-    f->row_position = f->document + f->T;
-    f->row_document = f->row_position + f->row_T;
-    for (int64_t t = 0; t < f->row_T; t++) {
-        f->row_position[t] = (int32_t)t;
-        f->row_document[t] = t < n ? 0 : -1;
-    }
-    for (int64_t t = 0; t < f->T; t++) {
-        const int64_t at = fm_forward_place(f, m, t);
-        f->ids[t] = at < n ? ids[at] : 0;
-        f->labels[t] = -100;
-        f->position[t] = f->row_position[at];
-        f->document[t] = f->row_document[at];
+    FM_TRY(alloc_rows(f));
+    for (int64_t b = 0; b < B; b++) {
+        for (int64_t t = 0; t < f->row_T; t++) {
+            f->row_position[b * f->row_T + t] = (int32_t)t;
+            f->row_document[b * f->row_T + t] = t < n ? 0 : -1;
+        }
+        for (int64_t t = 0; t < f->T; t++) {
+            const int64_t at = fm_forward_place(f, m, t), i = b * f->T + t;
+            f->ids[i] = at < n ? ids[b * n + at] : 0;
+            f->labels[i] = -100;
+            f->position[i] = f->row_position[at];
+            f->document[i] = f->row_document[at];
+        }
     }
     return FM_OK;
 }
@@ -58,7 +73,7 @@ static int run_stage(fm_forward *f, fm_model *m)
     fm_comm *const pp = fm_groups_get(m->groups, FM_GROUP_PP);
     fm_slot *const slot = &m->slots[0];
     const fm_microbatch batch = {
-        .B = 1, .T = f->T, .padded_T = f->n, .ids = f->ids, .labels = f->labels, .position = f->position, .document = f->document,
+        .B = (int)f->B, .T = f->T, .padded_T = f->n, .ids = f->ids, .labels = f->labels, .position = f->position, .document = f->document,
         .row_T = f->row_T, .row_position = f->row_position, .row_document = f->row_document, .only_loss = true,
     };
     fm_chunk chunk = m->chunks[0];
@@ -76,15 +91,20 @@ static int run_stage(fm_forward *f, fm_model *m)
         FM_TRY(fm_comm_begin_send(pp, &request, slot->out, n, m->setup.dtype, fm_comm_rank(pp) + 1, 0));
         return fm_comm_wait(&request);
     }
-    f->logits = fm_alloc_array(f->T * f->words, sizeof *f->logits, FM_MEMORY_HOST);
+    f->logits = fm_alloc_array(f->B * f->T * f->words, sizeof *f->logits, FM_MEMORY_HOST);
     return f->logits == NULL ? FM_ERR_MEMORY : fm_head_logits(m, slot, f->logits);
+}
+
+int fm_forward_run_rows(fm_forward *f, fm_model *m, const int32_t *ids, int64_t B, int64_t n)
+{
+    fm_forward_clear(f);
+    FM_TRY(fm_comm_agree(fm_groups_get(m->groups, FM_GROUP_WORLD), cut_rows(f, m, ids, B, n)));
+    return run_stage(f, m);
 }
 
 int fm_forward_run(fm_forward *f, fm_model *m, const int32_t *ids, int64_t n)
 {
-    fm_forward_clear(f);
-    FM_TRY(fm_comm_agree(fm_groups_get(m->groups, FM_GROUP_WORLD), cut_row(f, m, ids, n)));
-    return run_stage(f, m);
+    return fm_forward_run_rows(f, m, ids, 1, n);
 }
 
 int fm_forward_next(int32_t *word, const fm_forward *f, const fm_model *m)

@@ -35,17 +35,30 @@ int64_t fm_pass_t_multiple(const fm_model *model)
     return cp == 1 ? 1 : 2 * cp;
 }
 
+/* The rows of a microbatch on this data-parallel rank, into pass->whole. */
+static int take_rows(const run_state *run, int microbatch)
+{
+    fm_pass *const pass = run->pass;
+    const fm_model *const m = pass->model;
+    const fm_mesh_shape *const mesh = &m->layout.mesh;
+    const int64_t B = pass->local_batch_size;
+    if (pass->rows != NULL) {
+        const int64_t at = microbatch * B * pass->rows->T;
+        return fm_batch_set(&pass->whole, pass->rows->ids + at, pass->rows->labels + at, B, pass->rows->T, fm_pass_t_multiple(m));
+    }
+    int64_t samples[SAMPLES];
+    FM_ASSERT(B <= SAMPLES);
+    fm_order_microbatch(samples, pass->order, run->step, microbatch, B, fm_mesh_dp_index(mesh, &m->coord), fm_mesh_dp_size(mesh));
+    return fm_batch_fill(&pass->whole, pass->dataset, samples, B, fm_pass_t_multiple(m));
+}
+
 /* The microbatch as this rank sees it, into a slot. */
 static int begin_microbatch(run_state *run, fm_slot *slot, const fm_chunk *chunk, int microbatch)
 {
     fm_pass *const pass = run->pass;
     fm_model *const m = pass->model;
     const fm_mesh_shape *const mesh = &m->layout.mesh;
-    int64_t samples[SAMPLES];
-    FM_ASSERT(pass->local_batch_size <= SAMPLES);
-    fm_order_microbatch(samples, pass->order, run->step, microbatch, pass->local_batch_size, fm_mesh_dp_index(mesh, &m->coord),
-                        fm_mesh_dp_size(mesh));
-    FM_TRY(fm_batch_fill(&pass->whole, pass->dataset, samples, pass->local_batch_size, fm_pass_t_multiple(m)));
+    FM_TRY(take_rows(run, microbatch));
     const fm_batch *batch = &pass->whole;
     if (mesh->size[FM_CP] > 1) {
         FM_TRY(fm_batch_cut(&pass->cut, &pass->whole, mesh->size[FM_CP], m->coord.at[FM_CP]));

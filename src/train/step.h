@@ -6,11 +6,18 @@
 #include "model/model.h"
 #include "parallel/pipeline.h"
 
+/* A batch in memory: the rows of this data-parallel rank, [B, T]. Labels stand beside ids. */
+typedef struct {
+    const int32_t *ids, *labels;
+    int64_t B, T;
+} fm_rows;
+
 /* What a pass works with. Borrowed. */
 typedef struct {
     fm_model *model;
     const fm_dataset *dataset;
     const fm_order *order;
+    const fm_rows *rows;               /* instead of dataset and order, which are NULL then; NULL: none */
     const fm_pipeline *pipeline;       /* its microbatches are those of a global batch on one dp rank */
     int64_t local_batch_size;
     fm_batch whole, cut;               /* buffers; zeros at first, fm_pass_clear frees */
