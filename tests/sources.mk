@@ -68,6 +68,7 @@ shell_tests = \
 	tests/oracle/tokenizer.sh \
 	tests/regression/bad.sh \
 	tests/regression/library.sh \
+	tests/regression/load.sh \
 	tests/regression/quickstart.sh \
 	tests/style/calls.sh \
 	tests/style/headers.sh \

@@ -112,7 +112,7 @@ static double head_cost(const fm_config *c)
 static int divide_layers(fm_assembly *a)
 {
     const int pp = a->mesh.size[FM_PP], L = a->config.L;
-    const int stages = pp * (pp > 1 && a->job.pipeline.schedule == FM_PIPELINE_INTERLEAVED_1F1B ? a->job.pipeline.virtual_stages : 1);
+    const int stages = pp * (pp > 1 ? a->job.pipeline.virtual_stages : 1);
     const fm_coord coord = fm_mesh_coord(&a->mesh, a->launch->rank % fm_mesh_ranks(&a->mesh));   /* a mesh may be imagined */
     if (stages > L) {
         return fm_fail(FM_ERR_JOB, "%d pipeline stages for a model of %d layers: every stage needs a layer. Choose pp_size x "

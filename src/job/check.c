@@ -4,6 +4,7 @@
 #include <string.h>
 
 #include "job/keys.h"
+#include "parallel/pipeline.h"
 #include "train/schedule.h"
 
 static const fm_key_state *state(const fm_job *job, const char *section, const char *key)
@@ -61,9 +62,24 @@ static void check_mesh_written(fm_complaints *complaints, const fm_job *job)
     }
 }
 
+/* Whether the schedule can have so many chunks a rank: its own table says. */
+static void check_pipeline_written(fm_complaints *complaints, const fm_job *job)
+{
+    fm_pipeline table;
+    if (!is_sound(job, "pipeline", "virtual_stages") || !is_sound(job, "pipeline", "schedule")) {
+        return;
+    }
+    if (fm_pipeline_emit(&table, job->pipeline.schedule, 1, job->pipeline.virtual_stages, 1) < 0) {
+        fm_job_complain(complaints, job, "pipeline", "virtual_stages", "%s", fm_error_message());
+        return;
+    }
+    fm_pipeline_clear(&table);
+}
+
 void fm_job_check_written(fm_complaints *complaints, const fm_job *job)
 {
     check_mesh_written(complaints, job);
+    check_pipeline_written(complaints, job);
     if (job->train.steps > 0 && job->train.epochs > 0) {
         fm_job_complain(complaints, job, "train", "epochs", "[train] steps = %lld is given too: give one of the two",
                         (long long)job->train.steps);

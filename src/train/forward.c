@@ -68,31 +68,41 @@ static int cut_rows(fm_forward *f, const fm_model *m, const int32_t *ids, int64_
     return FM_OK;
 }
 
-static int run_stage(fm_forward *f, fm_model *m)
+/* One chunk of this rank: from the stage before, to the stage behind; messages are tagged by the chunk that gets them. */
+static int run_chunk(fm_forward *f, fm_model *m, const fm_microbatch *batch, int c)
 {
     fm_comm *const pp = fm_groups_get(m->groups, FM_GROUP_PP);
+    const int stages = m->layout.mesh.size[FM_PP], at = m->coord.at[FM_PP];
     fm_slot *const slot = &m->slots[0];
-    const fm_microbatch batch = {
-        .B = (int)f->B, .T = f->T, .padded_T = f->n, .ids = f->ids, .labels = f->labels, .position = f->position, .document = f->document,
-        .row_T = f->row_T, .row_position = f->row_position, .row_document = f->row_document, .only_loss = true,
-    };
-    fm_chunk chunk = m->chunks[0];
+    fm_chunk chunk = m->chunks[c];
     const bool has_head = chunk.has_head;
     chunk.has_head = false;            /* logits are wanted, not a loss */
     fm_request request = { { NULL, NULL } };
-    FM_TRY(fm_model_begin(m, slot, &chunk, &batch));
+    FM_TRY(fm_model_begin(m, slot, &chunk, batch));
     const int64_t n = fm_model_boundary_rows(m, slot) * m->config.C;
     if (!chunk.has_embedding) {
-        FM_TRY(fm_comm_begin_receive(pp, &request, slot->blocks[0].x, n, m->setup.dtype, fm_comm_rank(pp) - 1, 0));
+        FM_TRY(fm_comm_begin_receive(pp, &request, slot->blocks[0].x, n, m->setup.dtype, (at + stages - 1) % stages, c));
         FM_TRY(fm_comm_wait(&request));
     }
     FM_TRY(fm_stage_forward(m, &chunk, slot, 0.0f));
     if (!has_head) {
-        FM_TRY(fm_comm_begin_send(pp, &request, slot->out, n, m->setup.dtype, fm_comm_rank(pp) + 1, 0));
+        FM_TRY(fm_comm_begin_send(pp, &request, slot->out, n, m->setup.dtype, (at + 1) % stages, at + 1 < stages ? c : c + 1));
         return fm_comm_wait(&request);
     }
     f->logits = fm_alloc_array(f->B * f->T * f->words, sizeof *f->logits, FM_MEMORY_HOST);
     return f->logits == NULL ? FM_ERR_MEMORY : fm_head_logits(m, slot, f->logits);
+}
+
+static int run_stage(fm_forward *f, fm_model *m)
+{
+    const fm_microbatch batch = {
+        .B = (int)f->B, .T = f->T, .padded_T = f->n, .ids = f->ids, .labels = f->labels, .position = f->position,
+        .document = f->document, .row_T = f->row_T, .row_position = f->row_position, .row_document = f->row_document, .only_loss = true,
+    };
+    for (int c = 0; c < m->n_chunks; c++) {
+        FM_TRY(run_chunk(f, m, &batch, c));
+    }
+    return FM_OK;
 }
 
 int fm_forward_run_rows(fm_forward *f, fm_model *m, const int32_t *ids, int64_t B, int64_t n)

@@ -4,11 +4,11 @@
 . "$srcdir/tests/lib.sh"
 cd "$source_dir" || exit 99
 
-# refused OVERRIDE WORDS
+# refused OVERRIDES WORDS
 refused()
 {
     rm -rf "$scratch/out"
-    run_ranks 2 "$build_dir/finemesh" run inputs/quickstart.ini "job.output_dir=$scratch/out" "$1" >"$scratch/stdout" 2>"$scratch/stderr"
+    run_ranks 2 "$build_dir/finemesh" run inputs/quickstart.ini "job.output_dir=$scratch/out" $1 >"$scratch/stdout" 2>"$scratch/stderr"
     status=$?
     cat "$scratch/stderr"
     [ $status -eq 1 ] || { echo "exit status $status, 1 expected"; return 1; }
@@ -21,7 +21,7 @@ refused()
 
 grep -v '^#' tests/regression/bad.table >"$scratch/table"
 while IFS='|' read -r override words; do
-    override=${override%% *}
+    override=$(echo $override)
     tap_check "$override is refused" refused "$override" "${words# }"
 done <"$scratch/table"
 tap_done
