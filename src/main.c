@@ -2,6 +2,7 @@
 #include <mpi.h>
 #include <stdio.h>
 #include <string.h>
+#include <time.h>
 
 #include "base/log.h"
 #include "job/cmd_convert.h"
@@ -67,11 +68,21 @@ static int exit_code(int rc, bool started)
     return rc >= 0 ? EXIT_DONE : rc == FM_ERR_STOPPED ? EXIT_STOPPED : started ? EXIT_FAILED : EXIT_JOB;
 }
 
-/* Before the first step every failure is agreed upon by all ranks, and so are these two later. Any other is one rank's own: the
- * others wait in a collective for it and must be ended. */
-static bool is_agreed(int rc, bool started)
+static void pause_ms(int ms)
 {
-    return !started || rc == FM_ERR_NUMERIC || rc == FM_ERR_STOPPED;
+    nanosleep(&(struct timespec){ .tv_sec = ms / 1000, .tv_nsec = ms % 1000 * 1000000L }, NULL);
+}
+
+/* Ends a run whose ranks did not agree on the failure: others wait in a collective for this one. Where several ranks fail on their own
+ * (a full disk), the lowest speaks: the others give it time to end them. Launchers drop what was written just before an abort. */
+static void end_all_ranks(const fm_launch *launch)
+{
+    enum { PATIENCE_MS = 20, MOST_MS = 2000, LAUNCHER_MS = 300 };
+    pause_ms(launch->rank == 0 ? 0 : launch->rank < MOST_MS / PATIENCE_MS ? LAUNCHER_MS + launch->rank * PATIENCE_MS : MOST_MS);
+    fm_log_set_speaker(true);
+    fm_log_error("rank %d: %s", launch->rank, fm_error_message());
+    pause_ms(LAUNCHER_MS);
+    MPI_Abort(MPI_COMM_WORLD, EXIT_FAILED);
 }
 
 static int run_with_ranks(const command *c, int argc, char **argv)
@@ -86,10 +97,10 @@ static int run_with_ranks(const command *c, int argc, char **argv)
     if (rc == FM_OK) {
         rc = c->with_ranks(&launch, argc, argv, &started);
     }
-    if (rc < 0 && !is_agreed(rc, started) && launch.n_ranks > 1) {
-        fm_log_set_speaker(true);
-        fm_log_error("rank %d: %s", launch.rank, fm_error_message());
-        MPI_Abort(world, EXIT_FAILED);
+    /* before the first step every failure is agreed upon; later, numbers and signals are, and what fm_comm_agree has told */
+    const bool agreed = !started || rc == FM_ERR_NUMERIC || rc == FM_ERR_STOPPED || fm_error_is_agreed();
+    if (rc < 0 && !agreed && launch.n_ranks > 1) {
+        end_all_ranks(&launch);
     }
     if (rc < 0 && rc != FM_ERR_STOPPED) {
         fm_log_error("%s", fm_error_message());

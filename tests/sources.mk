@@ -60,6 +60,7 @@ tests_mesh_yield_shim_la_LIBADD =
 
 # Shell tests speak TAP (see tests/lib.sh), so that each of their rows is a counted result.
 shell_tests = \
+	tests/fault/rank_fails.sh \
 	tests/mesh/run.sh \
 	tests/oracle/live.sh \
 	tests/oracle/models.sh \

@@ -6,8 +6,9 @@
 
 enum { MESSAGE_BYTES = 16384 };
 
-/* One sentence a thread: the only state that an error has besides its code. */
+/* One sentence a thread, and whether all ranks have it: the only state that an error has besides its code. */
 static _Thread_local char message[MESSAGE_BYTES];
+static _Thread_local bool is_agreed;
 
 const char *fm_error_text(int code)
 {
@@ -41,13 +42,27 @@ int fm_fail_in(int code, const char *format, ...)
     va_start(args, format);
     vsnprintf(context, sizeof context, format, args);
     va_end(args);
-    return fm_fail(code, "%s: %s", context, message);
+    const bool was_agreed = is_agreed;
+    fm_fail(code, "%s: %s", context, message);
+    is_agreed = was_agreed;
+    return code;
 }
 
 int fm_fail_with(int code, const char *text)
 {
     snprintf(message, sizeof message, "%s", text[0] != '\0' ? text : fm_error_text(code));
+    is_agreed = false;
     return code;
+}
+
+void fm_error_set_agreed(void)
+{
+    is_agreed = true;
+}
+
+bool fm_error_is_agreed(void)
+{
+    return is_agreed;
 }
 
 void fm_assert_failed(const char *condition, const char *file, int line)

@@ -20,6 +20,11 @@ int fm_fail_in(int code, const char *format, ...) FM_PRINTF(2, 3);
 /* Replaces the kept sentence: for errors that came from another rank. Local. */
 int fm_fail_with(int code, const char *message);
 
+/* Whether all ranks of the run have failed with the kept sentence: it need be said once, and nobody waits for anybody. Said by
+ * fm_comm_agree over the world; any later failure of this thread's own makes it false. Local. */
+void fm_error_set_agreed(void);
+bool fm_error_is_agreed(void);
+
 /* Leaves the function with the code of a failing call. */
 #define FM_TRY(call) \
     do { \

@@ -168,6 +168,9 @@ int fm_comm_agree(fm_comm *comm, int code)
     FM_TRY(fm_comm_broadcast_text(comm, &text, &size_bytes, (int)speaker));
     fm_fail_with((int)worst, text != NULL ? text : "");
     fm_free(text);
+    if (strcmp(comm->name, "world") == 0) {
+        fm_error_set_agreed();
+    }
     return (int)worst;
 }
 
