@@ -2,6 +2,7 @@
 unit_tests = \
 	tests/unit/test_base \
 	tests/unit/test_batch \
+	tests/unit/test_bpe \
 	tests/unit/test_config \
 	tests/unit/test_convert \
 	tests/unit/test_dataset \

@@ -201,6 +201,7 @@ static void files_that_are_no_tokenizers_are_refused(void **state)
         { "{\"vocab\": {\"a\": 0}, \"merges\": [\"a\"]}", "", NULL, FM_ERR_FORMAT, "one space" },
         { "{\"vocab\": {\"a\": 0}, \"merges\": [[\"a\"]]}", "", NULL, FM_ERR_FORMAT, "comma" },
         { "{\"vocab\": {\"\\ud800\": 0}, \"merges\": []}", "", NULL, FM_ERR_FORMAT, "surrogates" },
+        { "{\"vocab\": {\"\\udc00\\udc00\": 0}, \"merges\": []}", "", NULL, FM_ERR_FORMAT, "surrogates" },
         { "{\"vocab\": {\"a\": 0, \"merges\": []}", "", NULL, FM_ERR_FORMAT, "line 1" },
         { "{\"vocab\": {\"a\": 0}, \"merges\": []", "", NULL, FM_ERR_FORMAT, "line 1" },
         { "{\"vocab\": {\"a\": 0}, \"merges\": [], \"unk_token\": \"x\"}", "", NULL, FM_ERR_FORMAT, "unk_token" },
@@ -296,7 +297,7 @@ static double seconds_for(const fm_tokenizer *tokenizer, const char *text, size_
     return best;
 }
 
-/* Eight times the text may take twelve times as long; anything quadratic takes sixty-four. (Not "odd": its regular expression is
+/* Eight times the text may take twenty times as long (the machine is shared); anything quadratic takes sixty-four. (Not "odd": its regular expression is
  * quadratic by itself where a run matches up to a lookahead that fails.) */
 static void time_grows_with_the_text(void **state)
 {
@@ -314,7 +315,7 @@ static void time_grows_with_the_text(void **state)
             }
             const double small = seconds_for(tokenizer, text, SMALL / unit_bytes * unit_bytes);
             const double large = seconds_for(tokenizer, text, LARGE / unit_bytes * unit_bytes);
-            if (large > 12 * small + 0.002) {
+            if (large > 20 * small + 0.005) {
                 fail_msg("%s, runs of \"%s\": %g s, and %g s for 8 times as much", names[n], units[u], small, large);
             }
         }
