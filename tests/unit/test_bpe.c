@@ -1,4 +1,5 @@
-/* Long words, merged window by window, against a plain reading of the rule: of all pairs that merge take the lowest rank, leftmost. */
+/* Long words, merged window by window, against a plain reading of the rule: of all pairs that merge take the lowest rank, the
+ * leftmost of those. */
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -149,7 +150,7 @@ static void long_words_follow_the_rule(void **state)
     }
 }
 
-/* Ranks fall to the right, so that the far end of the word decides about its beginning: no window but the whole word is enough. */
+/* Ranks fall to the right, so that the far end of the word decides about its beginning: only the whole word is enough. */
 static void the_far_end_may_decide(void **state)
 {
     enum { N_LETTERS = 2301 };

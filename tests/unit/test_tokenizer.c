@@ -297,8 +297,8 @@ static double seconds_for(const fm_tokenizer *tokenizer, const char *text, size_
     return best;
 }
 
-/* Eight times the text may take twenty times as long (the machine is shared); anything quadratic takes sixty-four. (Not "odd": its regular expression is
- * quadratic by itself where a run matches up to a lookahead that fails.) */
+/* Eight times the text may take twenty times as long (the machine is shared); anything quadratic takes sixty-four. (Not "odd":
+ * its regular expression is quadratic by itself where a run matches up to a lookahead that fails.) */
 static void time_grows_with_the_text(void **state)
 {
     static const char *const units[] = { "a", " ", "\xcc\x96\xcc\x81", "\xe4\xb8\xad\xe6\x96\x87", "qzjx", "\n", "<|end",
