@@ -46,7 +46,9 @@ mesh_programs = \
 	tests/mesh/test_ckpt \
 	tests/mesh/test_indexing \
 	tests/mesh/test_context \
-	tests/mesh/test_launch
+	tests/mesh/test_launch \
+	tests/mesh/test_traffic
+tests_mesh_test_traffic_SOURCES = tests/mesh/test_traffic.c tests/mesh/trial.c tests/mesh/trial.h
 tests_mesh_test_ckpt_SOURCES = tests/mesh/test_ckpt.c tests/unit/ckpt_model.c tests/unit/ckpt_model.h
 check_PROGRAMS += $(mesh_programs)
 tests_mesh_mesh_model_SOURCES = tests/mesh/mesh_model.c tests/mesh/check_alone.c tests/mesh/check_reference.c tests/mesh/checks.h \

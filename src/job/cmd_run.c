@@ -10,6 +10,7 @@
 #include "job/inputs.h"
 #include "job/keys.h"
 #include "train/loop.h"
+#include "train/traffic.h"
 
 /* A run: what stands between the assembly and the steps. */
 typedef struct {
@@ -150,6 +151,8 @@ static int validate(run *r, int64_t step)
 
 static int train(run *r)
 {
+    fm_traffic_table before, carried;
+    fm_traffic_read(&before, r->a.groups, NULL);
     for (int64_t step = 1; step <= fm_loop_steps(r->loop); step++) {
         fm_step_metrics metrics;
         FM_TRY(fm_loop_step(r->loop, step, &metrics));
@@ -160,7 +163,8 @@ static int train(run *r)
             FM_TRY(validate(r, step));
         }
     }
-    return FM_OK;
+    fm_traffic_read(&carried, r->a.groups, &before);
+    return r->a.job.log.traffic ? fm_traffic_print(&carried, r->a.groups) : FM_OK;
 }
 
 /* The HF directory at the end of a run. */

@@ -190,7 +190,7 @@ static const fm_key table[] = {
     { "log", "every", FM_KEY_INT64, AT(log.every), "1", COUNT(1), NULL, NULL,
       "steps between lines" },
     { "log", "traffic", FM_KEY_BOOL, AT(log.traffic), "no", NO_LIMITS, NULL, NULL,
-      "bytes and seconds of each collective" },
+      "a table of calls and bytes of each group of ranks, at the end" },
     { "log", "gradients", FM_KEY_PATH, AT(log.gradients), "", NO_LIMITS, NULL, NULL,
       "directory for the gradients of the first step" },
     { "log", "ranks", FM_KEY_BOOL, AT(log.ranks), "no", NO_LIMITS, NULL, NULL,

@@ -111,6 +111,9 @@ typedef struct fm_groups fm_groups;
 int fm_groups_new(fm_groups **out, const fm_mesh_shape *shape, const int *kv_run, const void *mpi_comm);
 void fm_groups_destroy(fm_groups *groups);
 
+/* "pp", .. "world", "fsdp", ...: static storage. Local. */
+const char *fm_group_name(enum fm_group which);
+
 fm_comm *fm_groups_get(const fm_groups *groups, enum fm_group which);
 const fm_mesh_shape *fm_groups_mesh(const fm_groups *groups);
 fm_coord fm_groups_coord(const fm_groups *groups);

@@ -89,6 +89,11 @@ void fm_groups_destroy(fm_groups *groups)
     fm_free(groups);
 }
 
+const char *fm_group_name(enum fm_group which)
+{
+    return names[which];
+}
+
 fm_comm *fm_groups_get(const fm_groups *groups, enum fm_group which)
 {
     return groups->members[which];

@@ -46,7 +46,7 @@ typedef struct {
 /* [log] */
 typedef struct {
     int64_t every;                     /* steps between console lines */
-    bool traffic;                      /* bytes and seconds of each collective */
+    bool traffic;                      /* a table of what the groups have carried, at the end */
     char *gradients;                   /* directory for the gradients of the first step; "" for none */
     bool ranks;                        /* slowest and fastest rank of each step */
 } fm_log_options;

@@ -10,4 +10,5 @@ libfinemesh_la_SOURCES += \
 	src/train/optimizer.c src/train/optimizer.h \
 	src/train/options.h \
 	src/train/schedule.c src/train/schedule.h \
-	src/train/step.c src/train/step.h
+	src/train/step.c src/train/step.h \
+	src/train/traffic.c src/train/traffic.h
