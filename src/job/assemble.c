@@ -225,7 +225,8 @@ int fm_assemble_shards(fm_assembly *a, fm_source **source)
     const fm_layout layout = fm_assembly_layout(a);
     fm_convert_report report;
     FM_TRY(fm_path_join(dir, a->job.output_dir, "shards"));
-    FM_TRY(fm_convert(&report, dir, a->job.model.path, &layout, a->tensors, true, world, a->groups == NULL ? NULL : fm_groups_get(a->groups, FM_GROUP_TP)));
+    fm_comm *const tp = a->groups == NULL ? NULL : fm_groups_get(a->groups, FM_GROUP_TP);
+    FM_TRY(fm_convert(&report, dir, a->job.model.path, &layout, a->tensors, true, world, tp));
     if (report.reused) {
         fm_log_print("# shards: %s is up to date\n", dir);
     } else {
