@@ -73,6 +73,7 @@ shell_tests = \
 	tests/regression/bad.sh \
 	tests/regression/library.sh \
 	tests/regression/load.sh \
+	tests/regression/tp_plan.sh \
 	tests/regression/quickstart.sh \
 	tests/style/calls.sh \
 	tests/style/headers.sh \

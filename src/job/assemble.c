@@ -97,6 +97,9 @@ static int parse_config(fm_assembly *a, const char *path)
     if (rc == FM_OK) {
         rc = fm_config_parse(&a->config, object, path);
     }
+    if (rc == FM_OK && a->job.distributed.use_hf_tp_plan) {
+        rc = fm_tp_plan_resolve(&a->tp_plan, &a->config, object, path);
+    }
     json_decref(object);
     fm_free(text);
     return fm_comm_agree(a->launch->world, rc);
@@ -159,6 +162,7 @@ int fm_assemble_config(fm_assembly *a)
     FM_TRY(parse_config(a, path));
     int rc = fm_config_tensors(&a->tensors, &a->n_tensors, &a->config);
     if (rc == FM_OK) {
+        fm_tp_plan_apply(a->tensors, a->n_tensors, &a->tp_plan);
         rc = divide_layers(a);
     }
     if (rc == FM_OK) {
@@ -272,7 +276,8 @@ int fm_assemble_model(fm_assembly *a, const fm_source *source, bool trains)
         .master_dtype = o->master_dtype == FM_DTYPE_SAME ? dtype : (enum fm_dtype)o->master_dtype,
         .state_dtype = o->state_dtype == FM_DTYPE_SAME ? dtype : (enum fm_dtype)o->state_dtype,
         .reduce_dtype = (enum fm_dtype)a->job.distributed.reduce_dtype,
-        .sequence_parallel = a->job.distributed.sequence_parallel, .keep = keep_of(a->job.distributed.activation_checkpointing),
+        .sequence_parallel = a->job.distributed.sequence_parallel || a->tp_plan.sequence_parallel,
+        .keep = keep_of(a->job.distributed.activation_checkpointing),
     };
     int *const unused = fm_alloc_array(a->n_tensors, sizeof *unused, FM_MEMORY_HOST);
     int rc = unused == NULL ? FM_ERR_MEMORY : FM_OK;

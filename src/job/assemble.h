@@ -6,6 +6,7 @@
 #include "ckpt/source.h"
 #include "job/job.h"
 #include "model/model.h"
+#include "model/tp_plan.h"
 #include "parallel/pipeline.h"
 
 /* How the program was started. mpi_comm points to an MPI_Comm, NULL: one rank and no communicator is made. */
@@ -23,6 +24,7 @@ typedef struct {
     fm_groups *groups;
     fm_device *device;
     fm_compute *compute;
+    fm_tp_plan tp_plan;                /* of use_hf_tp_plan; else zeros */
     fm_config config;                  /* until the model takes it over */
     fm_tensor_spec *tensors;           /* likewise */
     int n_tensors;

@@ -77,7 +77,7 @@ static const fm_key table[] = {
       "data-parallel ranks; 0: ranks / (tp x cp x pp)" },
     { "distributed", "backend", FM_KEY_CHOICE, AT(distributed.backend), "auto", NO_LIMITS, backends, "auto mpi",
       "of collectives" },
-    { "distributed", "use_hf_tp_plan", FM_KEY_BOOL, AT(distributed.use_hf_tp_plan), "no", NO_LIMITS, NULL, "no",
+    { "distributed", "use_hf_tp_plan", FM_KEY_BOOL, AT(distributed.use_hf_tp_plan), "no", NO_LIMITS, NULL, NULL,
       "transformers' tensor-parallel plan instead of the family's own" },
     { "distributed", "reduce_dtype", FM_KEY_CHOICE, AT(distributed.reduce_dtype), "float32", NO_LIMITS, sum_dtypes, NULL,
       "of gradient sums between ranks" },

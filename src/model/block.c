@@ -182,14 +182,27 @@ static int clear_padding(fm_block *b, void *partial)
                           (size_t)(rows * C) * fm_dtype_bytes(b->dtype));
 }
 
+/* The end of a half block: partial results [N, C] are summed over tp into out [S, C]; of whole ones every rank keeps its rows. */
+static int sum_half(fm_block *b, void *out, void *partial, bool is_whole)
+{
+    const fm_region *const r = &b->region;
+    const int64_t C = b->dims.C, n = r->rows_local * C;
+    if (!is_whole) {
+        return fm_region_sum(r, out, partial, C, b->dtype);
+    }
+    return !r->sequence_parallel ? FM_OK : fm_device_copy(b->compute->device, out, fm_at(partial, b->dtype, fm_comm_rank(r->tp) * n),
+                                                          (size_t)n * fm_dtype_bytes(b->dtype));
+}
+
 /* out [S, C] = residual + sum over tp of x W^T + bias. */
-static int leave(fm_block *b, void *out, const void *residual, const void *x, const linear_parts *p, int64_t in, const void *bias)
+static int leave(fm_block *b, void *out, const void *residual, const void *x, const linear_parts *p, int64_t in, const void *bias,
+                 bool is_whole)
 {
     const int64_t C = b->dims.C, S = b->region.rows_local;
     void *const partial = fm_region_partial(&b->region, out, b->h);
     FM_TRY(clear_padding(b, partial));
     FM_TRY(linear(b, partial, C, x, p, b->region.rows, in));
-    FM_TRY(fm_region_sum(&b->region, out, partial, C, b->dtype));
+    FM_TRY(sum_half(b, out, partial, is_whole));
     if (bias != NULL) {
         FM_TRY(b->compute->ops->bias_add(b->compute, out, bias, b->dtype, S, C, C));
     }
@@ -239,7 +252,7 @@ static int forward_attention(fm_block *b, fm_block_saved *s, const fm_block_weig
     FM_TRY(fm_context_attention(b->context, b->compute, s->o, s->lse, s->qkv, fm_at(s->qkv, b->dtype, q),
                                 fm_at(s->qkv, b->dtype, q + k), &args));
     const linear_parts o = one_part(b, w, FM_ROLE_O, d->C, q);
-    return leave(b, s->x2, s->x, s->o, &o, q, d->o_bias ? w->weight[FM_ROLE_O_BIAS] : NULL);
+    return leave(b, s->x2, s->x, s->o, &o, q, d->o_bias ? w->weight[FM_ROLE_O_BIAS] : NULL, d->attention_is_whole);
 }
 
 /* gate and up [N, 2 F] from x2 */
@@ -261,7 +274,8 @@ int fm_block_forward(fm_block *b, void *x_out, fm_block_saved *s, const fm_block
     FM_TRY(forward_gate_up(b, s, w));
     FM_TRY(b->compute->ops->swiglu(b->compute, b->wide, s->gu, b->dtype, b->region.rows, d->F));
     const linear_parts down = one_part(b, w, FM_ROLE_DOWN, d->C, d->F);
-    return leave(b, x_out, s->x2, b->wide, &down, d->F, d->mlp_bias ? w->weight[FM_ROLE_DOWN_BIAS] : NULL);
+    return leave(b, x_out, s->x2, b->wide, &down, d->F, d->mlp_bias ? w->weight[FM_ROLE_DOWN_BIAS] : NULL,
+                 d->mlp_is_whole);
 }
 
 int fm_block_restore(fm_block *b, fm_block_saved *s, const fm_block_weights *w, int64_t window, enum fm_keep keep)
@@ -274,13 +288,13 @@ int fm_block_restore(fm_block *b, fm_block_saved *s, const fm_block_weights *w, 
 
 /* dx [S, C] = dy + norm's backward of (sum over tp of dpart W); dh [S, C] keeps the gradient of the norm's output. */
 static int backward_through_norm(fm_block *b, void *dx, void *dh, const void *dy, const void *dpart, int64_t ld, const linear_parts *p,
-                                 const void *x, const void *weight, const float *rstd)
+                                 const void *x, const void *weight, const float *rstd, bool is_whole)
 {
     const int64_t C = b->dims.C, S = b->region.rows_local;
     void *const partial = fm_region_partial(&b->region, dh, b->h);
     FM_TRY(clear_padding(b, partial));
     FM_TRY(linear_backward_input(b, partial, dpart, ld, p, b->region.rows, C));
-    FM_TRY(fm_region_sum(&b->region, dh, partial, C, b->dtype));
+    FM_TRY(sum_half(b, dh, partial, is_whole));
     FM_TRY(fm_device_copy(b->compute->device, dx, dy, (size_t)(S * C) * fm_dtype_bytes(b->dtype)));
     return b->compute->ops->rmsnorm_backward(b->compute, dx, C, true, dh, C, x, C, weight, rstd, b->dtype, S, 1, C);
 }
@@ -314,7 +328,8 @@ static int backward_mlp(fm_block *b, fm_block_grads *g, fm_block_saved *s, const
     FM_TRY(b->compute->ops->swiglu(b->compute, g->a, s->gu, b->dtype, N, d->F));
     FM_TRY(b->compute->ops->swiglu_backward(b->compute, s->gu, b->wide, s->gu, b->dtype, N, d->F));
     const linear_parts gate_up = gate_up_parts(b, w);
-    return backward_through_norm(b, g->dy, g->dh2, g->dz, s->gu, 2 * d->F, &gate_up, s->x2, w->weight[FM_ROLE_POST_NORM], s->rstd2);
+    return backward_through_norm(b, g->dy, g->dh2, g->dz, s->gu, 2 * d->F, &gate_up, s->x2, w->weight[FM_ROLE_POST_NORM], s->rstd2,
+                                 d->mlp_is_whole);
 }
 
 int fm_block_backward_input(fm_block *b, void *dx, fm_block_grads *g, fm_block_saved *s, const fm_block_weights *w, int64_t window)
@@ -332,7 +347,8 @@ int fm_block_backward_input(fm_block *b, void *dx, fm_block_grads *g, fm_block_s
                                          fm_at(s->qkv, b->dtype, q + k), &args));
     FM_TRY(backward_queries_and_keys(b, g, s, w));
     const linear_parts qkv = qkv_parts(b, w);
-    return backward_through_norm(b, dx, g->dh1, g->dy, g->dqkv, d->Q, &qkv, s->x, w->weight[FM_ROLE_INPUT_NORM], s->rstd1);
+    return backward_through_norm(b, dx, g->dh1, g->dy, g->dqkv, d->Q, &qkv, s->x, w->weight[FM_ROLE_INPUT_NORM], s->rstd1,
+                                 d->attention_is_whole);
 }
 
 static int norm_gradient(fm_block *b, const fm_block_weights *w, enum fm_role role, const void *dh, const void *x, const float *rstd)

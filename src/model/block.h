@@ -18,6 +18,7 @@ typedef struct {
     int64_t Q;                         /* (H + 2 K) D: a row of q, k and v */
     int rotary_dim;
     bool qk_norm, qkv_bias, o_bias, mlp_bias;
+    bool attention_is_whole, mlp_is_whole;   /* this half is not cut over tp: every rank computes all of it, and nothing is summed */
     double norm_eps;
     float scale;                       /* of attention scores */
 } fm_block_dims;

@@ -22,17 +22,30 @@ static int64_t local_extent(const fm_model *m, enum fm_role role)
     return 0;
 }
 
+/* Whether tp leaves the tensors of a role whole. */
+static bool is_whole(const fm_model *m, enum fm_role role)
+{
+    for (int t = 0; t < m->n_tensors; t++) {
+        if ((int)role == m->tensors[t].role) {
+            return m->tensors[t].cut_axis < 0;
+        }
+    }
+    return false;
+}
+
 static void find_dims(fm_model *m)
 {
     const fm_config *const c = &m->config;
     const int tp = m->layout.mesh.size[FM_TP];
     fm_range query, kv;
-    fm_split_heads(&query, &kv, &m->layout.heads, tp, m->coord.at[FM_TP]);
+    const bool attention_is_whole = is_whole(m, FM_ROLE_Q);
+    fm_split_heads(&query, &kv, &m->layout.heads, attention_is_whole ? 1 : tp, attention_is_whole ? 0 : m->coord.at[FM_TP]);
     m->vocabulary = fm_split_even(c->V, tp, m->coord.at[FM_TP]);
     fm_block_dims *const d = &m->block.dims;
     *d = (fm_block_dims){
         .C = c->C, .F = local_extent(m, FM_ROLE_GATE), .H = (int)query.count, .K = (int)kv.count, .D = c->D,
         .rotary_dim = c->rope.rotary_dim, .qk_norm = c->qk_norm, .qkv_bias = c->qkv_bias, .o_bias = c->o_bias,
+        .attention_is_whole = attention_is_whole, .mlp_is_whole = is_whole(m, FM_ROLE_GATE),
         .mlp_bias = c->mlp_bias, .norm_eps = c->norm_eps, .scale = (float)(1.0 / sqrt((double)c->D)),
     };
     d->Q = (int64_t)(d->H + 2 * d->K) * d->D;
@@ -43,7 +56,7 @@ static enum fm_param_sum sum_of(const fm_model *m, const fm_tensor_spec *t)
     switch ((enum fm_role)t->role) {
     case FM_ROLE_Q_NORM:
     case FM_ROLE_K_NORM:
-        return FM_SUM_TP;
+        return m->block.dims.attention_is_whole ? FM_SUM_NONE : FM_SUM_TP;
     case FM_ROLE_INPUT_NORM:
     case FM_ROLE_POST_NORM:
     case FM_ROLE_FINAL_NORM:
@@ -54,7 +67,7 @@ static enum fm_param_sum sum_of(const fm_model *m, const fm_tensor_spec *t)
     case FM_ROLE_V:
     case FM_ROLE_K_BIAS:
     case FM_ROLE_V_BIAS:
-        return m->layout.mesh.size[FM_TP] > m->config.K ? FM_SUM_KV_REPLICAS : FM_SUM_NONE;
+        return m->layout.mesh.size[FM_TP] > m->config.K && !m->block.dims.attention_is_whole ? FM_SUM_KV_REPLICAS : FM_SUM_NONE;
     default:
         return t->place == FM_PLACE_TIED && m->layout.mesh.size[FM_PP] > 1 ? FM_SUM_ENDS : FM_SUM_NONE;
     }

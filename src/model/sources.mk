@@ -8,4 +8,5 @@ libfinemesh_la_SOURCES += \
 	src/model/model.c src/model/model.h \
 	src/model/options.h \
 	src/model/rope.c src/model/rope.h \
-	src/model/stage.c
+	src/model/stage.c \
+	src/model/tp_plan.c src/model/tp_plan.h
