@@ -62,18 +62,12 @@ static void check_mesh_written(fm_complaints *complaints, const fm_job *job)
     }
 }
 
-/* Whether the schedule can have so many chunks a rank: its own table says. */
 static void check_pipeline_written(fm_complaints *complaints, const fm_job *job)
 {
-    fm_pipeline table;
-    if (!is_sound(job, "pipeline", "virtual_stages") || !is_sound(job, "pipeline", "schedule")) {
-        return;
-    }
-    if (fm_pipeline_emit(&table, job->pipeline.schedule, 1, job->pipeline.virtual_stages, 1) < 0) {
+    if (is_sound(job, "pipeline", "virtual_stages") && is_sound(job, "pipeline", "schedule")
+        && fm_pipeline_check_chunks(job->pipeline.schedule, job->pipeline.virtual_stages) < 0) {
         fm_job_complain(complaints, job, "pipeline", "virtual_stages", "%s", fm_error_message());
-        return;
     }
-    fm_pipeline_clear(&table);
 }
 
 void fm_job_check_written(fm_complaints *complaints, const fm_job *job)

@@ -247,14 +247,20 @@ static void fill(fm_pipeline *p, const progress *done, int *next)
     FM_ASSERT(time_rows(p, done, next));
 }
 
-int fm_pipeline_emit(fm_pipeline *out, enum fm_pipeline_schedule schedule, int ranks, int chunks, int microbatches)
+int fm_pipeline_check_chunks(enum fm_pipeline_schedule schedule, int chunks)
 {
-    FM_ASSERT(ranks > 0 && chunks > 0 && microbatches > 0);
-    *out = (fm_pipeline){ .schedule = schedule, .ranks = ranks, .chunks = chunks, .microbatches = microbatches };
     if (chunks > 1 && !has_chunks(schedule)) {
         return fm_fail(FM_ERR_JOB, "pipeline.schedule = %s has one model chunk a rank, but virtual_stages is %d. Choose "
                        "virtual_stages = 1, or schedule = interleaved1f1b.", schedule == FM_PIPELINE_ZB ? "zb" : "1f1b", chunks);
     }
+    return FM_OK;
+}
+
+int fm_pipeline_emit(fm_pipeline *out, enum fm_pipeline_schedule schedule, int ranks, int chunks, int microbatches)
+{
+    FM_ASSERT(ranks > 0 && chunks > 0 && microbatches > 0);
+    *out = (fm_pipeline){ .schedule = schedule, .ranks = ranks, .chunks = chunks, .microbatches = microbatches };
+    FM_TRY(fm_pipeline_check_chunks(schedule, chunks));
     const bool split = schedule == FM_PIPELINE_ZB && ranks > 1;
     progress done = { NULL, NULL };
     int *const next = fm_alloc_array(ranks, sizeof *next, FM_MEMORY_HOST);

@@ -34,6 +34,9 @@ typedef struct {
     int *first;                        /* [ranks + 1] */
 } fm_pipeline;
 
+/* Whether a schedule can have so many chunks a rank. Error FM_ERR_JOB where it must be 1 and is not. Local. */
+int fm_pipeline_check_chunks(enum fm_pipeline_schedule schedule, int chunks);
+
 /* Emits the table for P ranks, C chunks and M microbatches; all are at least 1, and any M will do. With idle units of a rank
  * (forward, input and weight part 1 unit each, M >= P) and the most activations that rank r holds:
  *   gpipe            3 (P-1)    C M                                      several chunks: breadth first
