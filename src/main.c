@@ -13,6 +13,7 @@
 #include "job/cmd_load.h"
 #include "job/cmd_run.h"
 #include "job/cmd_tokenize.h"
+#include "job/cmd_verify.h"
 #include "job/keys.h"
 #include "job/version.h"
 
@@ -32,13 +33,14 @@ typedef struct {
 } command;
 
 static const command commands[] = {
-    { "run", "JOB.ini [section.key=value ...]", "convert if needed, train, validate, export", 1, fm_cmd_run, NULL },
+    { "run", "JOB.ini [section.key=value ...]", "convert if needed, train or resume, validate, checkpoint, export", 1, fm_cmd_run, NULL },
     { "load", "[MODEL] [--tp-size N --dp-size N ...]", "load a model on a mesh, say who holds what, run it forward", 0, fm_cmd_load, NULL },
     { "convert", "JOB.ini [section.key=value ...]", "HF directory -> shards", 1, fm_cmd_convert, NULL },
     { "export", "JOB.ini [section.key=value ...]", "shards -> HF directory", 1, fm_cmd_export, NULL },
     { "eval", "JOB.ini [section.key=value ...]", "loss and perplexity of a model over data", 1, fm_cmd_eval, NULL },
     { "generate", "MODEL PROMPT [--max-new-tokens N]", "the likeliest continuation of a prompt", 2, fm_cmd_generate, NULL },
-    { "inspect", "PATH ...", "tensors of an HF directory, a shard set or one file", 1, fm_cmd_inspect, NULL },
+    { "inspect", "PATH ... | --diff A B", "tensors of an HF directory, a shard set or one file; what differs", 1, fm_cmd_inspect, NULL },
+    { "verify", "DIR ...", "whether shard sets and checkpoints are as they were written", 1, fm_cmd_verify, NULL },
     { "tokenize", "MODEL [--decode]", "JSON lines of text to ids, or back", 1, NULL, fm_cmd_tokenize },
 };
 

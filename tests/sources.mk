@@ -3,6 +3,7 @@ unit_tests = \
 	tests/unit/test_base \
 	tests/unit/test_batch \
 	tests/unit/test_bpe \
+	tests/unit/test_checkpoint \
 	tests/unit/test_config \
 	tests/unit/test_convert \
 	tests/unit/test_dataset \
@@ -26,6 +27,7 @@ unit_tests = \
 	tests/unit/test_sample \
 	tests/unit/test_schedule \
 	tests/unit/test_source \
+	tests/unit/test_stop \
 	tests/unit/test_tokenizer \
 	tests/unit/test_tokenizer_unicode
 
@@ -75,6 +77,7 @@ shell_tests = \
 	tests/regression/load.sh \
 	tests/regression/tp_plan.sh \
 	tests/regression/quickstart.sh \
+	tests/regression/resume.sh \
 	tests/style/calls.sh \
 	tests/style/headers.sh \
 	tests/style/shape.sh

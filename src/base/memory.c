@@ -117,6 +117,13 @@ size_t fm_memory_peak_bytes(enum fm_memory kind)
     return atomic_load(&peak[kind]);
 }
 
+void fm_memory_forget_peaks(void)
+{
+    for (int kind = 0; kind <= FM_MEMORY_KINDS; kind++) {
+        atomic_store(&peak[kind], atomic_load(&used[kind]));
+    }
+}
+
 void fm_memory_fail_at(int64_t n)
 {
     atomic_store(&fail_countdown, n);

@@ -16,6 +16,7 @@
     X(FM_MEMORY_GATHERED, "gathered units") \
     X(FM_MEMORY_ACTIVATIONS, "activations") \
     X(FM_MEMORY_WORKSPACE, "workspace") \
+    X(FM_MEMORY_CHECKPOINT, "checkpoint copy") \
     X(FM_MEMORY_HOST, "host data")
 
 enum fm_memory {
@@ -47,6 +48,9 @@ void fm_free(void *pointer);
 /* Bytes in use now, and the most since the start, of one kind or (FM_MEMORY_KINDS) of all together. Local. */
 size_t fm_memory_used_bytes(enum fm_memory kind);
 size_t fm_memory_peak_bytes(enum fm_memory kind);
+
+/* Peaks count from now on: what was needed before the first step is forgotten. Local. */
+void fm_memory_forget_peaks(void);
 
 /* Fails the n-th allocation from now on (0: none), for tests of what happens then. Local. */
 void fm_memory_fail_at(int64_t n);

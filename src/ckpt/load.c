@@ -1,5 +1,7 @@
 #include "ckpt/load.h"
 
+#include <stdio.h>
+
 #include "base/memory.h"
 #include "base/random.h"
 
@@ -8,22 +10,78 @@ static int64_t local_elements(const fm_slice *slice)
     return slice->local_shape[0] * (slice->ndim > 1 ? slice->local_shape[1] : 1);
 }
 
+/* This rank's slice of a tensor of the source, in *dtype; the caller frees *out. */
+static int read_param(void **out, enum fm_dtype *dtype, const fm_model *model, int p, fm_source *source, const char *group)
+{
+    const fm_param *const param = &model->params[p];
+    char name[FM_NAME_BYTES + 16];
+    snprintf(name, sizeof name, "%s%s", group, model->tensors[param->tensor].name);
+    const int tensor = fm_source_find(source, name);
+    *out = NULL;
+    if (tensor < 0) {
+        return fm_fail(FM_ERR_FORMAT, "tensor %s is not there: this is no checkpoint of this model", name);
+    }
+    *dtype = fm_source_get(source, tensor)->dtype;
+    *out = fm_alloc_array(local_elements(&param->slice), fm_dtype_bytes(*dtype), FM_MEMORY_HOST);
+    if (*out == NULL) {
+        return FM_ERR_MEMORY;
+    }
+    return fm_source_read_slice(source, *out, tensor, &model->layout, param->tensor, &model->coord,
+                                fm_groups_get(model->groups, FM_GROUP_TP));
+}
+
+static int load_weight(fm_model *model, int p, fm_source *source, const char *group)
+{
+    void *local;
+    enum fm_dtype dtype = FM_F32;
+    int rc = read_param(&local, &dtype, model, p, source, group);
+    if (rc == FM_OK) {
+        rc = fm_model_set_param(model, p, local, dtype);
+    }
+    fm_free(local);
+    return rc;
+}
+
 int fm_load_model(fm_model *model, fm_source *source)
 {
-    fm_comm *const tp = fm_groups_get(model->groups, FM_GROUP_TP);
     for (int p = 0; p < model->n_params; p++) {
-        const fm_param *const param = &model->params[p];
-        const fm_tensor_spec *const spec = &model->tensors[param->tensor];
-        void *const local = fm_alloc_array(local_elements(&param->slice), fm_dtype_bytes(spec->dtype), FM_MEMORY_HOST);
-        int rc = local == NULL ? FM_ERR_MEMORY : FM_OK;
+        FM_TRY(load_weight(model, p, source, ""));
+    }
+    return FM_OK;
+}
+
+static int load_moment(fm_model *model, int p, void *to, int64_t elements, fm_source *source, const char *group)
+{
+    void *local, *converted = NULL;
+    enum fm_dtype dtype = FM_F32;
+    const enum fm_dtype wanted = model->setup.state_dtype;
+    int rc = read_param(&local, &dtype, model, p, source, group);
+    if (rc == FM_OK && dtype != wanted) {
+        converted = fm_alloc_array(elements, fm_dtype_bytes(wanted), FM_MEMORY_HOST);
+        rc = converted == NULL ? FM_ERR_MEMORY : FM_OK;
         if (rc == FM_OK) {
-            rc = fm_source_read_slice(source, local, fm_source_find(source, spec->name), &model->layout, param->tensor, &model->coord, tp);
+            fm_dtype_convert(converted, wanted, local, dtype, elements);
         }
-        if (rc == FM_OK) {
-            rc = fm_model_set_param(model, p, local, spec->dtype);
-        }
-        fm_free(local);
-        FM_TRY(rc);
+    }
+    if (rc == FM_OK) {
+        rc = fm_device_copy_in(model->compute->device, to, converted != NULL ? converted : local,
+                               (size_t)elements * fm_dtype_bytes(wanted));
+    }
+    fm_free(converted);
+    fm_free(local);
+    return rc;
+}
+
+int fm_load_states(fm_model *model, fm_source *source)
+{
+    for (int p = 0; p < model->n_params; p++) {
+        const fm_param_view view = fm_model_param(model, p);
+        char master[FM_NAME_BYTES + 16];
+        snprintf(master, sizeof master, "master/%s", model->tensors[model->params[p].tensor].name);
+        /* weights are the masters rounded, so that the masters say it all where there are some */
+        FM_TRY(load_weight(model, p, source, fm_source_find(source, master) >= 0 ? "master/" : ""));
+        FM_TRY(load_moment(model, p, view.exp_avg, view.elements, source, "exp_avg/"));
+        FM_TRY(load_moment(model, p, view.exp_avg_sq, view.elements, source, "exp_avg_sq/"));
     }
     return FM_OK;
 }

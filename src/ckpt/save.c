@@ -1,16 +1,31 @@
 #include "ckpt/save.h"
 
+#include <pthread.h>
+#include <stdatomic.h>
+#include <stdio.h>
+#include <string.h>
+#include <time.h>
+
 #include "base/memory.h"
 #include "ckpt/publish.h"
 #include "ckpt/shard_scan.h"
 #include "ckpt/shards.h"
 
 /* Everything of one set on one rank. */
-typedef struct {
+struct fm_saving {
+    char dir[FM_PATH_BYTES];
     fm_shard_item *items;              /* [n_items]: every tensor of the layout, whether this rank holds it or not */
+    const void **from;                 /* [n_items]: this rank's arrays, or their copies */
     int n_items;
     fm_shard_summary *summaries;       /* [mesh ranks] */
-} set;
+    fm_shard_file *file;               /* NULL: this rank owns nothing */
+    pthread_t thread;
+    bool has_thread;
+    atomic_bool written;
+    int write_rc;
+    double written_s;                  /* that it took */
+    char why[1024];                    /* the thread's message */
+};
 
 static const void *array_of(const fm_param_view *view, enum fm_array array)
 {
@@ -33,37 +48,184 @@ static enum fm_dtype dtype_of(const fm_model *model, enum fm_array array)
     }
 }
 
-static int fill_items(set *s, const fm_model *model, const fm_save_item *what, int n_what)
+static size_t array_bytes(const fm_model *model, int param, enum fm_array array)
+{
+    return (size_t)fm_model_param(model, param).elements * fm_dtype_bytes(dtype_of(model, array));
+}
+
+size_t fm_saving_bytes(const fm_model *model, const fm_save_item *what, int n_what)
+{
+    size_t sum = 0;
+    for (int w = 0; w < n_what; w++) {
+        for (int p = 0; p < model->n_params; p++) {
+            sum += model->params[p].slice.owner ? array_bytes(model, p, what[w].array) : 0;
+        }
+    }
+    return sum;
+}
+
+static int fill_items(fm_saving *s, const fm_model *model, const fm_save_item *what, int n_what)
 {
     s->n_items = n_what * model->n_tensors;
-    s->items = fm_alloc_array(s->n_items, sizeof *s->items, FM_MEMORY_HOST);
-    s->summaries = fm_alloc_array(fm_mesh_ranks(&model->layout.mesh), sizeof *s->summaries, FM_MEMORY_HOST);
-    if (s->items == NULL || s->summaries == NULL) {
+    s->items = fm_alloc_array(s->n_items, sizeof *s->items, FM_MEMORY_CHECKPOINT);
+    s->from = fm_alloc_array(s->n_items, sizeof *s->from, FM_MEMORY_CHECKPOINT);
+    s->summaries = fm_alloc_array(fm_mesh_ranks(&model->layout.mesh), sizeof *s->summaries, FM_MEMORY_CHECKPOINT);
+    if (s->items == NULL || s->from == NULL || s->summaries == NULL) {
         return FM_ERR_MEMORY;
     }
     for (int w = 0; w < n_what; w++) {
-        fm_shard_item *const items = s->items + w * model->n_tensors;
         for (int t = 0; t < model->n_tensors; t++) {
-            items[t] = (fm_shard_item){ what[w].group, t, dtype_of(model, what[w].array), NULL };
+            s->items[w * model->n_tensors + t] = (fm_shard_item){ what[w].group, t, dtype_of(model, what[w].array), NULL };
         }
         for (int p = 0; p < model->n_params; p++) {
             const fm_param_view view = fm_model_param(model, p);
-            items[model->params[p].tensor].data = array_of(&view, what[w].array);
+            s->from[w * model->n_tensors + model->params[p].tensor] = array_of(&view, what[w].array);
         }
     }
     return FM_OK;
 }
 
-static int write_file(set *s, const char *dir, const fm_model *model, int rank)
+/* The arrays that the file takes, one behind another. */
+static int copy_arrays(fm_saving *s, const fm_model *model, char *copy, size_t copy_bytes)
 {
-    fm_shard_file *file;
-    FM_TRY(fm_shard_file_begin(&file, dir, &model->layout, &model->coord, s->items, s->n_items));
-    int rc = file == NULL ? FM_OK : fm_shard_file_write_all(file);
+    size_t copied_bytes = 0;
+    for (int i = 0; i < s->n_items; i++) {
+        const size_t bytes = (size_t)fm_shard_file_item_bytes(s->file, i);
+        if (bytes > 0) {
+            FM_ASSERT(bytes <= copy_bytes - copied_bytes);
+            FM_TRY(fm_device_copy_out(model->compute->device, copy + copied_bytes, s->from[i], bytes));
+            s->from[i] = copy + copied_bytes;
+            copied_bytes += bytes;
+        }
+    }
+    return FM_OK;
+}
+
+static double now_s(void)
+{
+    struct timespec t;
+    clock_gettime(CLOCK_MONOTONIC, &t);
+    return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
+}
+
+/* Any thread. */
+static int write_arrays(fm_saving *s)
+{
+    const double begin_s = now_s();
+    for (int i = 0; i < s->n_items; i++) {
+        const int64_t bytes = fm_shard_file_item_bytes(s->file, i);
+        if (bytes > 0) {
+            FM_TRY(fm_shard_file_write(s->file, i, s->from[i], (size_t)bytes));
+        }
+    }
+    FM_TRY(fm_shard_file_sync(s->file));
+    s->written_s = now_s() - begin_s;
+    return FM_OK;
+}
+
+/* The background: plain writes, no MPI and no HDF5. */
+static void *write_behind(void *argument)
+{
+    fm_saving *const s = argument;
+    s->write_rc = write_arrays(s);
+    if (s->write_rc < 0) {
+        snprintf(s->why, sizeof s->why, "%s", fm_error_message());
+    }
+    atomic_store(&s->written, true);
+    return NULL;
+}
+
+static int start(fm_saving *s, const fm_model *model, void *copy, size_t copy_bytes)
+{
+    if (copy == NULL) {
+        atomic_store(&s->written, true);
+        return write_arrays(s);
+    }
+    FM_TRY(copy_arrays(s, model, copy, copy_bytes));
+    s->has_thread = pthread_create(&s->thread, NULL, write_behind, s) == 0;
+    if (!s->has_thread) {              /* no more threads: then in this one */
+        atomic_store(&s->written, true);
+        return write_arrays(s);
+    }
+    return FM_OK;
+}
+
+int fm_saving_begin(fm_saving **out, const char *temporary, const fm_model *model, const fm_save_item *what, int n_what,
+                    void *copy)
+{
+    fm_saving *const s = fm_alloc(sizeof *s, FM_MEMORY_CHECKPOINT);
+    *out = NULL;
+    if (s == NULL) {
+        return FM_ERR_MEMORY;
+    }
+    int rc = fm_path_join(s->dir, "", temporary);
+    if (rc == FM_OK) {
+        rc = fill_items(s, model, what, n_what);
+    }
+    if (rc == FM_OK) {
+        rc = fm_shard_file_begin(&s->file, temporary, &model->layout, &model->coord, s->items, s->n_items);
+    }
+    if (rc == FM_OK && s->file != NULL) {
+        rc = start(s, model, copy, fm_saving_bytes(model, what, n_what));
+    } else {
+        atomic_store(&s->written, true);
+    }
     if (rc < 0) {
-        fm_shard_file_abandon(file);
+        fm_saving_abandon(s);
         return rc;
     }
-    return fm_shard_file_end(file, &s->summaries[rank]);
+    *out = s;
+    return FM_OK;
+}
+
+bool fm_saving_is_written(const fm_saving *saving)
+{
+    return atomic_load(&((fm_saving *)saving)->written);
+}
+
+static int join(fm_saving *s)
+{
+    if (s->has_thread) {
+        pthread_join(s->thread, NULL);
+        s->has_thread = false;
+    }
+    return s->write_rc < 0 ? fm_fail_with(s->write_rc, s->why) : FM_OK;
+}
+
+void fm_saving_abandon(fm_saving *s)
+{
+    if (s == NULL) {
+        return;
+    }
+    if (s->has_thread) {
+        pthread_join(s->thread, NULL);
+    }
+    fm_shard_file_abandon(s->file);
+    fm_free(s->items);
+    fm_free(s->from);
+    fm_free(s->summaries);
+    fm_free(s);
+}
+
+int fm_saving_end(fm_saving *s, double *written_s, int rc, const fm_model *model, const json_t *extra)
+{
+    fm_comm *const world = fm_groups_get(model->groups, FM_GROUP_WORLD);
+    if (rc == FM_OK) {
+        rc = join(s);
+        if (written_s != NULL) {
+            *written_s = s->written_s;
+        }
+    }
+    if (rc == FM_OK) {
+        rc = fm_shard_file_end(s->file, &s->summaries[fm_comm_rank(world)]);
+        s->file = NULL;
+    }
+    rc = fm_comm_agree(world, rc);
+    if (rc == FM_OK) {
+        rc = fm_shards_finish(s->dir, &model->layout, s->items, s->n_items, s->summaries, extra, world);
+    }
+    fm_saving_abandon(s);
+    return rc;
 }
 
 int fm_save(const char *dir, const fm_model *model, const fm_save_item *what, int n_what, const json_t *extra)
@@ -71,25 +233,13 @@ int fm_save(const char *dir, const fm_model *model, const fm_save_item *what, in
     fm_comm *const world = fm_groups_get(model->groups, FM_GROUP_WORLD);
     const int rank = fm_comm_rank(world);
     char temporary[FM_PATH_BYTES];
-    set s = { .items = NULL };
-    int rc = fill_items(&s, model, what, n_what);
-    if (rc == FM_OK) {
-        rc = fm_publish_name(temporary, dir);
-    }
+    fm_saving *saving = NULL;
+    int rc = fm_publish_name(temporary, dir);
     if (rc == FM_OK && rank == 0) {
         rc = fm_publish_begin(temporary, dir, fm_shards_is_set);
     }
-    rc = fm_comm_agree(world, rc);
-    if (rc == FM_OK) {
-        rc = fm_comm_agree(world, write_file(&s, temporary, model, rank));
-    }
-    if (rc == FM_OK) {
-        rc = fm_shards_finish(temporary, &model->layout, s.items, s.n_items, s.summaries, extra, world);
-    }
-    if (rc == FM_OK) {
-        rc = fm_comm_agree(world, rank == 0 ? fm_publish_end(temporary, dir) : FM_OK);
-    }
-    fm_free(s.items);
-    fm_free(s.summaries);
-    return rc;
+    FM_TRY(fm_comm_agree(world, rc));
+    rc = fm_saving_begin(&saving, temporary, model, what, n_what, NULL);
+    FM_TRY(fm_saving_end(saving, NULL, rc, model, extra));
+    return fm_comm_agree(world, rank == 0 ? fm_publish_end(temporary, dir) : FM_OK);
 }

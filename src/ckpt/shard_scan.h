@@ -7,6 +7,9 @@
 
 #include "ckpt/index.h"
 
+/* The end of every manifest.json: the CRC of all bytes before it. */
+#define FM_MANIFEST_SEAL ",\n \"crc32\": %u\n}\n"
+
 /* Whether the directory holds a shard set (a manifest.json). */
 bool fm_shards_is_set(const char *dir);
 

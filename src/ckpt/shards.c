@@ -9,7 +9,9 @@
 #include "base/file.h"
 #include "base/json.h"
 #include "base/memory.h"
+#include "base/text.h"
 #include "ckpt/h5.h"
+#include "ckpt/shard_scan.h"
 
 /* Data is written and summed in pieces that stay in the cache. */
 enum { CHUNK_BYTES = 8 << 20, NAME_BYTES = 32 };
@@ -113,16 +115,16 @@ static void describe(fm_h5_dataset *out, const fm_shard_item *item, const fm_lay
 int fm_shard_file_begin(fm_shard_file **out, const char *dir, const fm_layout *layout, const fm_coord *coord,
                         const fm_shard_item *items, int n_items)
 {
-    fm_shard_file *const file = fm_alloc(sizeof *file, FM_MEMORY_HOST);
+    fm_shard_file *const file = fm_alloc(sizeof *file, FM_MEMORY_CHECKPOINT);
     *out = NULL;
     if (file == NULL) {
         return FM_ERR_MEMORY;
     }
     file->fd = -1;
     file->n_items = n_items;
-    file->dataset_of = fm_alloc_array(n_items, sizeof *file->dataset_of, FM_MEMORY_HOST);
-    file->progress = fm_alloc_array(n_items, sizeof *file->progress, FM_MEMORY_HOST);
-    file->datasets = fm_alloc_array(n_items, sizeof *file->datasets, FM_MEMORY_HOST);
+    file->dataset_of = fm_alloc_array(n_items, sizeof *file->dataset_of, FM_MEMORY_CHECKPOINT);
+    file->progress = fm_alloc_array(n_items, sizeof *file->progress, FM_MEMORY_CHECKPOINT);
+    file->datasets = fm_alloc_array(n_items, sizeof *file->datasets, FM_MEMORY_CHECKPOINT);
     const bool made = file->dataset_of != NULL && file->progress != NULL && file->datasets != NULL;
     int rc = made ? FM_OK : FM_ERR_MEMORY;
     fm_h5_header header = { .format_version = FM_SHARD_FORMAT_VERSION };
@@ -365,6 +367,7 @@ static int write_manifest(const char *dir, const fm_layout *layout, const int64_
             json_array_append_new(files, file_entry(name, pairs[2 * rank], (uint32_t)pairs[2 * rank + 1]));
         }
     }
+    json_array_extend(files, json_object_get(extra, "files"));
     json_object_set_new(manifest, "files", files);
     if (extra != NULL) {
         json_object_update_missing(manifest, (json_t *)extra);
@@ -375,9 +378,14 @@ static int write_manifest(const char *dir, const fm_layout *layout, const int64_
     json_decref(manifest);
     FM_TRY(rc);
     rc = fm_path_join(path, dir, "manifest.json");
-    if (rc == FM_OK) {
-        rc = fm_file_replace(path, text, text_bytes);
+    fm_text sealed = { 0 };
+    if (rc == FM_OK) {                 /* its own checksum is the last member: "\n}" gives way to it */
+        FM_ASSERT(text_bytes > 2 && strcmp(text + text_bytes - 2, "\n}") == 0);
+        fm_text_add(&sealed, "%.*s", (int)(text_bytes - 2), text);
+        fm_text_add(&sealed, FM_MANIFEST_SEAL, fm_crc32(0, text, text_bytes - 2));
+        rc = sealed.failed ? FM_ERR_MEMORY : fm_file_replace(path, sealed.data, sealed.size_bytes);
     }
+    fm_text_clear(&sealed);
     fm_free(text);
     return rc < 0 ? rc : fm_path_sync(dir);
 }

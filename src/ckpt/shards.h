@@ -59,7 +59,8 @@ void fm_shard_file_abandon(fm_shard_file *file);
 
 /* Adds model.h5 and manifest.json to the folder and syncs it. `items` are as every rank gave them. summaries [mesh ranks] holds
  * what this process wrote at the ranks' places and zeros elsewhere. `extra` (an object or NULL; rank 0's counts) is merged into
- * the manifest: the source's identity under "source", a checkpoint's own state. Collective on world (NULL: one rank). */
+ * the manifest: the source's identity under "source", a checkpoint's own state; entries of its "files" come
+ * behind the set's own. Collective on world (NULL: one rank). */
 int fm_shards_finish(const char *dir, const fm_layout *layout, const fm_shard_item *items, int n_items,
                      const fm_shard_summary *summaries, const json_t *extra, fm_comm *world);
 

@@ -1,4 +1,6 @@
 libfinemesh_la_SOURCES += \
+	src/ckpt/checkpoint.c src/ckpt/checkpoint.h \
+	src/ckpt/compare.c src/ckpt/compare.h \
 	src/ckpt/convert.c src/ckpt/convert.h \
 	src/ckpt/exchange.c src/ckpt/exchange.h \
 	src/ckpt/export.c src/ckpt/export.h \
@@ -15,4 +17,5 @@ libfinemesh_la_SOURCES += \
 	src/ckpt/save.c src/ckpt/save.h \
 	src/ckpt/shard_scan.c src/ckpt/shard_scan.h \
 	src/ckpt/shards.c src/ckpt/shards.h \
-	src/ckpt/source.c src/ckpt/source.h
+	src/ckpt/source.c src/ckpt/source.h \
+	src/ckpt/verify.c src/ckpt/verify.h

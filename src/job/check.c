@@ -4,6 +4,7 @@
 #include <string.h>
 
 #include "job/keys.h"
+#include "job/stop.h"
 #include "parallel/pipeline.h"
 #include "train/schedule.h"
 
@@ -81,6 +82,10 @@ void fm_job_check_written(fm_complaints *complaints, const fm_job *job)
     const fm_optimizer_options *const optimizer = &job->optimizer;
     if (job->schedule.min_lr > optimizer->lr && is_sound(job, "optimizer", "lr") && is_sound(job, "schedule", "min_lr")) {
         fm_job_complain(complaints, job, "schedule", "min_lr", "at most [optimizer] lr = %g was expected", optimizer->lr);
+    }
+    int64_t seconds;
+    if (job->max_time[0] != '\0' && fm_time_parse(&seconds, job->max_time) < 0) {
+        fm_job_complain(complaints, job, "job", "max_time", "%s", fm_error_message());
     }
     if (strchr(job->name, '/') != NULL || strcmp(job->name, ".") == 0 || strcmp(job->name, "..") == 0) {
         fm_job_complain(complaints, job, "job", "name", "a name that can be a directory's was expected");

@@ -1,14 +1,24 @@
 #include "job/cmd_run.h"
 
+#include <math.h>
 #include <string.h>
+#include <time.h>
+#include <unistd.h>
 
 #include "base/file.h"
+#include "base/json.h"
 #include "base/log.h"
 #include "base/memory.h"
 #include "ckpt/save.h"
 #include "job/effective.h"
+#include "job/identity.h"
 #include "job/inputs.h"
+#include "job/keeper.h"
 #include "job/keys.h"
+#include "job/lock.h"
+#include "job/resume.h"
+#include "job/slurm.h"
+#include "job/stop.h"
 #include "train/loop.h"
 #include "train/traffic.h"
 
@@ -20,14 +30,22 @@ typedef struct {
     fm_dataset *train, *validation;
     fm_loop *loop;
     fm_metrics *metrics;               /* rank 0's */
+    int lock;                          /* rank 0's, on the output directory; -1: none */
+    json_t *identity;                  /* rank 0's: what the run depends on */
+    fm_resume resume;
+    fm_keeper *keeper;
+    fm_stop stop;
+    double begin_s;                    /* the system's clock */
+    bool is_complete;                  /* an earlier start has done it all */
 } run;
 
 /* The output directory, with room for this run: an earlier run's metrics stay but where resume = no may overwrite them. */
-static int make_output_dir(const run *r)
+static int make_output_dir(run *r)
 {
     const fm_job *const job = &r->a.job;
     char metrics[FM_PATH_BYTES];
     FM_TRY(fm_dir_make(job->output_dir));
+    FM_TRY(fm_lock_take(&r->lock, job->output_dir));
     FM_TRY(fm_path_join(metrics, job->output_dir, "metrics.jsonl"));
     if (strcmp(job->checkpoint.resume, "no") == 0 && !job->overwrite && fm_path_exists(metrics)) {
         return fm_fail(FM_ERR_JOB, "%s holds another run. Choose another job.output_dir, or job.overwrite=yes to start anew in it.",
@@ -57,6 +75,69 @@ static int open_data(run *r)
         FM_TRY(fm_inputs_open(&r->validation, &r->inputs, &r->a, data->validation, "validation.index"));
     }
     return FM_OK;
+}
+
+/* What a complete run leaves: the fingerprint of all that decides what comes out. */
+static int print_mark(fm_text *text, char path[FM_PATH_BYTES], const run *r)
+{
+    uint32_t fingerprint;
+    FM_TRY(fm_path_join(path, r->a.job.output_dir, "complete.json"));
+    FM_TRY(fm_identity_fingerprint(&fingerprint, r->identity, &r->a.job));
+    fm_text_add(text, "{\"fingerprint\": \"%08x\"}\n", fingerprint);
+    return text->failed ? FM_ERR_MEMORY : FM_OK;
+}
+
+static int mark_complete(const run *r)
+{
+    char path[FM_PATH_BYTES];
+    fm_text text = { 0 };
+    int rc = print_mark(&text, path, r);
+    if (rc == FM_OK) {
+        rc = fm_file_replace(path, fm_text_get(&text), text.size_bytes);
+    }
+    fm_text_clear(&text);
+    return rc;
+}
+
+/* Rank 0's look at that mark. A mark of another run goes: this one is not complete. */
+static int find_mark(bool *found, const run *r)
+{
+    enum { LIMIT_BYTES = 4096 };
+    char path[FM_PATH_BYTES], *old = NULL;
+    fm_text text = { 0 };
+    *found = false;
+    int rc = print_mark(&text, path, r);
+    if (rc == FM_OK && fm_path_exists(path)) {
+        rc = fm_file_read(&old, NULL, path, LIMIT_BYTES);
+        *found = rc == FM_OK && strcmp(old, fm_text_get(&text)) == 0 && strcmp(r->a.job.checkpoint.resume, "auto") == 0;
+        if (!*found && unlink(path) != 0) {
+            rc = fm_fail(FM_ERR_IO, "%s: cannot remove it", path);
+        }
+    }
+    fm_free(old);
+    fm_text_clear(&text);
+    return rc;
+}
+
+/* Where this start begins: at the end of a complete run, at a checkpoint, or at step 1. */
+static int find_beginning(run *r)
+{
+    fm_comm *const world = r->a.launch->world;
+    const bool leads = r->a.launch->rank == 0;
+    uint8_t complete = 0;
+    int rc = leads ? fm_identity_make(&r->identity, &r->a, &r->inputs, r->train) : FM_OK;
+    if (rc == FM_OK && leads) {
+        rc = find_mark(&r->is_complete, r);
+        complete = r->is_complete;
+    }
+    FM_TRY(fm_comm_agree(world, rc));
+    FM_TRY(fm_comm_broadcast(world, &complete, 1, FM_U8, 0));
+    r->is_complete = complete != 0;
+    if (r->is_complete) {
+        fm_log_print("# the run is complete: all steps are done, %s has the results\n", r->a.job.output_dir);
+        return FM_OK;
+    }
+    return fm_resume_choose(&r->resume, &r->a, r->identity);
 }
 
 /* Gradients of the first step, for whoever compares them. */
@@ -115,52 +196,94 @@ static int introduce(run *r)
     if (r->validation != NULL) {
         print_data("validation", r->validation, -1.0);
     }
+    if (r->resume.dir[0] != '\0') {
+        fm_log_print("# resume: after step %lld of %lld, from %s\n", (long long)r->resume.step, (long long)fm_loop_steps(r->loop),
+                     r->resume.dir);
+    }
     FM_TRY(save_job(r));
-    return fm_metrics_open(&r->metrics, a->job.output_dir, 0, fm_loop_steps(r->loop), a->job.log.every);
+    return fm_metrics_open(&r->metrics, a->job.output_dir, r->resume.step, fm_loop_steps(r->loop), a->job.log.every);
+}
+
+/* The tensors' dtypes are the source's, whatever the weights come from: a resume reads only its headers. */
+static int open_source(run *r)
+{
+    if (r->a.job.model.init != FM_INIT_PRETRAINED) {
+        return FM_OK;
+    }
+    return r->resume.dir[0] != '\0' ? fm_source_open(&r->source, r->a.job.model.path, r->a.launch->world)
+                                    : fm_assemble_shards(&r->a, &r->source);
+}
+
+static int load(run *r)
+{
+    if (r->resume.dir[0] == '\0') {
+        return fm_assemble_weights(&r->a, r->source);
+    }
+    fm_loop_resume(r->loop, r->resume.updates);
+    return fm_resume_load(&r->resume, &r->a);
+}
+
+static int open_keeper(run *r)
+{
+    const fm_keeper_spec spec = {
+        .a = &r->a, .loop = r->loop, .identity = r->identity, .checkpoint_s = r->resume.checkpoint_s,
+        .deadline_s = fm_stop_deadline(r->a.job.max_time, r->begin_s, fm_slurm_end_time()),
+    };
+    return fm_keeper_new(&r->keeper, &spec);
 }
 
 static int prepare(run *r, const fm_launch *launch, int argc, char **argv)
 {
+    FM_TRY(fm_slurm_check_ranks(launch->n_ranks));
     FM_TRY(fm_assemble_job(&r->a, launch, argc, argv, true));
     FM_TRY(fm_assemble_shape(&r->a, false));
     FM_TRY(fm_assemble_config(&r->a));
     FM_TRY(fm_comm_agree(launch->world, launch->rank == 0 ? make_output_dir(r) : FM_OK));
     FM_TRY(fm_assemble_mesh(&r->a));
     FM_TRY(open_data(r));
-    if (r->a.job.model.init == FM_INIT_PRETRAINED) {
-        FM_TRY(fm_assemble_shards(&r->a, &r->source));
+    FM_TRY(find_beginning(r));
+    if (r->is_complete) {
+        return FM_OK;
     }
+    FM_TRY(open_source(r));
     FM_TRY(fm_assemble_model(&r->a, r->source, true));
     FM_TRY(open_loop(r));
     FM_TRY(fm_comm_agree(launch->world, note_choices(r)));
     const fm_model_reserve_spec needs = fm_loop_needs(r->loop);
     FM_TRY(fm_assemble_memory(&r->a, &needs));
-    FM_TRY(fm_assemble_weights(&r->a, r->source));
+    FM_TRY(load(r));
     fm_source_close(r->source);
     r->source = NULL;
+    FM_TRY(open_keeper(r));
     return fm_comm_agree(launch->world, launch->rank == 0 ? introduce(r) : FM_OK);
 }
 
-static int validate(run *r, int64_t step)
+static int validate(double *val_loss, run *r, int64_t step)
 {
-    double val_loss;
     int64_t val_tokens;
-    FM_TRY(fm_loop_validate(r->loop, &val_loss, &val_tokens));
-    return r->metrics == NULL ? FM_OK : fm_metrics_validation(r->metrics, step, val_loss, val_tokens);
+    FM_TRY(fm_loop_validate(r->loop, val_loss, &val_tokens));
+    return r->metrics == NULL ? FM_OK : fm_metrics_validation(r->metrics, step, *val_loss, val_tokens);
 }
 
 static int train(run *r)
 {
     fm_traffic_table before, carried;
     fm_traffic_read(&before, r->a.groups, NULL);
-    for (int64_t step = 1; step <= fm_loop_steps(r->loop); step++) {
+    fm_memory_forget_peaks();
+    for (int64_t step = r->resume.step + 1; step <= fm_loop_steps(r->loop); step++) {
         fm_step_metrics metrics;
+        double val_loss = NAN;
+        bool stop;
         FM_TRY(fm_loop_step(r->loop, step, &metrics));
         if (r->metrics != NULL) {
             FM_TRY(fm_metrics_step(r->metrics, &metrics));
         }
         if (fm_loop_must_validate(r->loop, step)) {
-            FM_TRY(validate(r, step));
+            FM_TRY(validate(&val_loss, r, step));
+        }
+        FM_TRY(fm_keeper_step(&stop, r->keeper, &metrics, val_loss, r->metrics));
+        if (stop) {
+            return fm_fail(FM_ERR_STOPPED, "stopped after step %lld", (long long)step);
         }
     }
     fm_traffic_read(&carried, r->a.groups, &before);
@@ -182,6 +305,7 @@ static int export(const run *r)
 
 static void clear(run *r)
 {
+    fm_keeper_destroy(r->keeper);
     fm_metrics_close(r->metrics);
     fm_loop_destroy(r->loop);
     fm_dataset_close(r->train);
@@ -189,20 +313,31 @@ static void clear(run *r)
     fm_inputs_end(&r->inputs);
     fm_source_close(r->source);
     fm_assembly_clear(&r->a);
+    json_decref(r->identity);
+    fm_lock_release(r->lock);
 }
 
 int fm_cmd_run(const fm_launch *launch, int argc, char **argv, bool *started)
 {
     run r;
     memset(&r, 0, sizeof r);
-    int rc = prepare(&r, launch, argc, argv);
+    r.lock = -1;
+    r.begin_s = (double)time(NULL);
+    int rc = fm_stop_begin(&r.stop);
     if (rc == FM_OK) {
+        rc = prepare(&r, launch, argc, argv);
+    }
+    if (rc == FM_OK && !r.is_complete) {
         *started = true;
         rc = train(&r);
+        if (rc == FM_OK) {
+            rc = export(&r);
+        }
+        if (rc == FM_OK) {
+            rc = fm_comm_agree(launch->world, launch->rank == 0 ? mark_complete(&r) : FM_OK);
+        }
     }
-    if (rc == FM_OK) {
-        rc = export(&r);
-    }
+    fm_stop_end(&r.stop);
     clear(&r);
     return rc;
 }

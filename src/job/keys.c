@@ -55,6 +55,8 @@ static const fm_key table[] = {
       "bitwise repeatable on a GPU (a CPU always is)" },
     { "job", "overwrite", FM_KEY_BOOL, AT(overwrite), "no", NO_LIMITS, NULL, NULL,
       "resume=no may start where another run wrote" },
+    { "job", "max_time", FM_KEY_TEXT, AT(max_time), "", NO_LIMITS, NULL, NULL,
+      "HH:MM:SS or seconds; a checkpoint is complete before; default: Slurm's" },
 
     { "model", "path", FM_KEY_PATH, AT(model.path), "", NO_LIMITS, NULL, NULL,
       "HF directory: config.json, safetensors, tokenizer (required)" },
@@ -178,12 +180,14 @@ static const fm_key table[] = {
     { "validation", "every", FM_KEY_INT64, AT(validation.every), "0", COUNT(0), NULL, NULL,
       "steps; 0: at the end if there is a file" },
 
-    { "checkpoint", "every", FM_KEY_INT64, AT(checkpoint.every), "0", COUNT(0), NULL, "0",
+    { "checkpoint", "every", FM_KEY_INT64, AT(checkpoint.every), "0", COUNT(0), NULL, NULL,
       "steps; 0: none but on a signal" },
     { "checkpoint", "keep", FM_KEY_INT64, AT(checkpoint.keep), "2", COUNT(1), NULL, NULL,
       "complete checkpoints kept" },
-    { "checkpoint", "resume", FM_KEY_PATH, AT(checkpoint.resume), "auto", NO_LIMITS, resumes, "auto no",
+    { "checkpoint", "resume", FM_KEY_PATH, AT(checkpoint.resume), "auto", NO_LIMITS, resumes, NULL,
       "auto, no, or a checkpoint directory" },
+    { "checkpoint", "allow_changes", FM_KEY_BOOL, AT(checkpoint.allow_changes), "no", NO_LIMITS, NULL, NULL,
+      "yes: go on although model, data, tokenizer, batch or seed are others" },
     { "checkpoint", "export", FM_KEY_CHOICE, AT(checkpoint.export_when), "final", NO_LIMITS, exports, "no final",
       "HF directory" },
 

@@ -168,6 +168,27 @@ static int update(fm_loop *loop, int64_t step, fm_step_metrics *metrics)
     return FM_OK;
 }
 
+/* What the model takes at its peak. Copies for checkpoints and host data come and go with the history of a run, which is not the
+ * same after a resume. */
+static int64_t training_bytes(void)
+{
+    size_t sum = 0;
+    for (int kind = 0; kind < FM_MEMORY_KINDS; kind++) {
+        sum += kind == FM_MEMORY_CHECKPOINT || kind == FM_MEMORY_HOST ? 0 : fm_memory_peak_bytes((enum fm_memory)kind);
+    }
+    return (int64_t)sum;
+}
+
+int64_t fm_loop_updates(const fm_loop *loop)
+{
+    return loop->optimizer.updates;
+}
+
+void fm_loop_resume(fm_loop *loop, int64_t updates)
+{
+    loop->optimizer.updates = updates;
+}
+
 int fm_loop_step(fm_loop *loop, int64_t step, fm_step_metrics *metrics)
 {
     const fm_loop_spec *const s = &loop->spec;
@@ -184,7 +205,7 @@ int fm_loop_step(fm_loop *loop, int64_t step, fm_step_metrics *metrics)
     const double seconds = now_s() - begin_s;
     metrics->step_ms = 1e3 * seconds;
     metrics->tokens_per_s = (double)metrics->tokens / seconds;
-    metrics->memory_bytes = (int64_t)fm_memory_peak_bytes(FM_MEMORY_KINDS);
+    metrics->memory_bytes = training_bytes();
     loop->waited_s = fm_fsdp_take_waited_s(s->model->fsdp);
     if (s->peak_flops > 0.0) {
         metrics->mfu = metrics->tokens_per_s * fm_loop_flops_per_token(s->model, s->data->seq_length) / s->peak_flops;

@@ -43,6 +43,10 @@ int fm_loop_padding(double *share, const fm_loop *loop);
 /* Number of steps of the run. Local. */
 int64_t fm_loop_steps(const fm_loop *loop);
 
+/* AdamW's own step count: the only state of a run that is neither a tensor nor a function of the step. Local. */
+int64_t fm_loop_updates(const fm_loop *loop);
+void fm_loop_resume(fm_loop *loop, int64_t updates);
+
 /* One step; the metrics are complete on every rank. FM_ERR_NUMERIC is agreed upon by all ranks; any other error is this rank's own.
  * Collective on world. */
 int fm_loop_step(fm_loop *loop, int64_t step, fm_step_metrics *metrics);

@@ -1,4 +1,5 @@
 /* Conversion to shards on imagined meshes, and the way back out of them: byte for byte, on any other mesh; damage is seen. */
+#include <fcntl.h>
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -18,6 +19,7 @@
 #include "ckpt/publish.h"
 #include "ckpt/shard_scan.h"
 #include "ckpt/source.h"
+#include "ckpt/verify.h"
 #include "ckpt_model.h"
 
 /* Meshes over pp, dp_replicate, dp_shard, cp, tp. */
@@ -266,6 +268,44 @@ static void manifests_are_checked(void **state)
     tear_down(&f);
 }
 
+/* One bit of any byte of any file of a set, and a byte less: fm_verify notices. */
+static void every_flip_is_noticed(void **state)
+{
+    static const struct {
+        const char *name;
+        size_t stride;
+    } files[] = { { "manifest.json", 1 }, { "model.h5", 997 }, { "rank-00000.h5", 499 }, { "rank-00001.h5", 499 } };
+    fixture f;
+    fm_convert_report report;
+    int64_t bytes;
+    set_up(&f, 1, 1);
+    convert(&report, &f, &meshes[2], false);
+    assert_int_equal(fm_verify(&bytes, f.shards, NULL), FM_OK);
+    assert_true(bytes > 0);
+    for (size_t i = 0; i < sizeof files / sizeof files[0]; i++) {
+        char path[FM_PATH_BYTES], *text;
+        size_t size_bytes;
+        assert_int_equal(fm_path_join(path, f.shards, files[i].name), FM_OK);
+        assert_int_equal(fm_file_read(&text, &size_bytes, path, 1 << 26), FM_OK);
+        const int fd = open(path, O_WRONLY);
+        assert_true(fd >= 0);
+        for (size_t at = 0; at < size_bytes; at += files[i].stride) {
+            const char flipped = (char)(text[at] ^ (1 << at % 7));
+            assert_int_equal(fm_file_pwrite(fd, &flipped, 1, (int64_t)at, path), FM_OK);
+            assert_true(fm_verify(NULL, f.shards, NULL) < 0);
+            assert_non_null(strstr(fm_error_message(), files[i].name));
+            assert_int_equal(fm_file_pwrite(fd, &text[at], 1, (int64_t)at, path), FM_OK);
+        }
+        assert_int_equal(fm_verify(NULL, f.shards, NULL), FM_OK);
+        assert_int_equal(ftruncate(fd, (off_t)size_bytes - 1), 0);
+        assert_true(fm_verify(NULL, f.shards, NULL) < 0);
+        assert_int_equal(fm_file_pwrite(fd, text, size_bytes, 0, path), FM_OK);
+        close(fd);
+        fm_free(text);
+    }
+    tear_down(&f);
+}
+
 /* Attributes that lie: the index over all files says so. */
 static void lying_attributes_are_refused(void **state)
 {
@@ -395,6 +435,7 @@ int main(int argc, char **argv)
         cmocka_unit_test(an_unchanged_source_is_not_converted_again),
         cmocka_unit_test(damage_is_seen),
         cmocka_unit_test(manifests_are_checked),
+        cmocka_unit_test(every_flip_is_noticed),
         cmocka_unit_test(lying_attributes_are_refused),
         cmocka_unit_test(names_are_matched),
         cmocka_unit_test(nothing_is_half_written_or_overwritten),

@@ -1,0 +1,235 @@
+#include "job/keeper.h"
+
+#include <math.h>
+#include <string.h>
+#include <time.h>
+
+#include "base/file.h"
+#include "base/log.h"
+#include "base/memory.h"
+#include "ckpt/checkpoint.h"
+#include "ckpt/publish.h"
+#include "ckpt/save.h"
+#include "ckpt/shard_scan.h"
+#include "job/effective.h"
+#include "job/memory.h"
+#include "job/stop.h"
+
+enum { MOST_ITEMS = 4 };
+
+struct fm_keeper {
+    fm_keeper_spec spec;
+    fm_comm *world;
+    fm_save_item items[MOST_ITEMS];
+    int n_items;
+    size_t copy_bytes;
+    void *copy;                        /* NULL: training waits for the disk */
+    char folder[FM_PATH_BYTES];
+    double checkpoint_s, step_s;       /* the longest so far */
+    /* the one that is being written */
+    fm_saving *saving;
+    int64_t step;
+    char temporary[FM_PATH_BYTES], final[FM_PATH_BYTES];
+    json_t *extra;                     /* rank 0's */
+    double waited_s;
+};
+
+static double clock_s(clockid_t clock)
+{
+    struct timespec t;
+    clock_gettime(clock, &t);
+    return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
+}
+
+static void list_items(fm_keeper *k)
+{
+    const fm_model_setup *const setup = &k->spec.a->model->setup;
+    k->items[k->n_items++] = (fm_save_item){ FM_ARRAY_WEIGHT, "" };
+    if (setup->master_dtype != setup->dtype) {
+        k->items[k->n_items++] = (fm_save_item){ FM_ARRAY_MASTER, "master" };
+    }
+    k->items[k->n_items++] = (fm_save_item){ FM_ARRAY_EXP_AVG, "exp_avg" };
+    k->items[k->n_items++] = (fm_save_item){ FM_ARRAY_EXP_AVG_SQ, "exp_avg_sq" };
+}
+
+/* Room for the copies of all ranks of this machine beside everything that they have asked for, touched yet or not. */
+static bool has_room(const fm_keeper *k)
+{
+    const int64_t available_bytes = fm_memory_available_bytes();
+    const int64_t needed_bytes = (int64_t)(k->copy_bytes + fm_memory_used_bytes(FM_MEMORY_KINDS)) * k->spec.a->ranks_of_node;
+    return available_bytes == 0 || needed_bytes <= available_bytes;
+}
+
+static int choose_way(fm_keeper *k)
+{
+    int64_t short_of_memory = !has_room(k);
+    FM_TRY(fm_comm_all_reduce(k->world, &short_of_memory, 1, FM_I64, FM_MAX));
+    if (!short_of_memory) {
+        k->copy = fm_alloc(k->copy_bytes, FM_MEMORY_CHECKPOINT);
+        short_of_memory = k->copy == NULL;
+        FM_TRY(fm_comm_all_reduce(k->world, &short_of_memory, 1, FM_I64, FM_MAX));
+    }
+    const double mib = (double)k->copy_bytes / (1 << 20);
+    if (short_of_memory) {
+        fm_free(k->copy);
+        k->copy = NULL;
+        fm_log_warning("memory is short: there is no room for a copy of %.1f MiB a rank, so that training will wait while "
+                       "checkpoints are written", mib);
+        return FM_OK;
+    }
+    fm_log_print("# checkpoints: every %lld steps, written in the background from a copy of %.1f MiB a rank\n",
+                 (long long)k->spec.a->job.checkpoint.every, mib);
+    return FM_OK;
+}
+
+int fm_keeper_new(fm_keeper **out, const fm_keeper_spec *spec)
+{
+    const double slow_disk = 50e6;     /* bytes a second: a first guess, on the safe side */
+    fm_comm *const world = spec->a->launch->world;
+    fm_keeper *const k = fm_alloc(sizeof *k, FM_MEMORY_HOST);
+    *out = NULL;
+    FM_TRY(fm_comm_agree(world, k == NULL ? FM_ERR_MEMORY : FM_OK));
+    k->spec = *spec;
+    k->world = world;
+    list_items(k);
+    k->copy_bytes = fm_saving_bytes(spec->a->model, k->items, k->n_items);
+    k->checkpoint_s = spec->checkpoint_s > 0.0 ? spec->checkpoint_s : (double)k->copy_bytes * spec->a->ranks_of_node / slow_disk;
+    int rc = fm_comm_agree(world, fm_path_join(k->folder, spec->a->job.output_dir, "checkpoints"));
+    if (rc == FM_OK && spec->a->job.checkpoint.every > 0) {
+        rc = choose_way(k);
+    }
+    if (rc < 0) {
+        fm_keeper_destroy(k);
+        return rc;
+    }
+    *out = k;
+    return FM_OK;
+}
+
+void fm_keeper_destroy(fm_keeper *k)
+{
+    if (k != NULL) {
+        fm_saving_abandon(k->saving);
+        json_decref(k->extra);
+        fm_free(k->copy);
+        fm_free(k);
+    }
+}
+
+/* Rank 0's part before the data: the folder, the effective job in it, and the state for the manifest. */
+static int open_folder(fm_keeper *k, double val_loss)
+{
+    char path[FM_PATH_BYTES], *text;
+    size_t size_bytes;
+    FM_TRY(fm_dir_make(k->folder));
+    FM_TRY(fm_publish_begin(k->temporary, k->final, fm_shards_is_set));
+    FM_TRY(fm_path_join(path, k->temporary, "job.ini"));
+    FM_TRY(fm_job_write(&text, &size_bytes, &k->spec.a->job));
+    const int rc = fm_file_replace(path, text, size_bytes);
+    k->extra = json_pack("{s:{s:I, s:I, s:f, s:O}, s:[{s:s, s:I, s:I}]}", "checkpoint", "step", (json_int_t)k->step, "updates",
+                         (json_int_t)fm_loop_updates(k->spec.loop), "seconds", k->checkpoint_s, "identity", k->spec.identity,
+                         "files", "name", "job.ini", "size", (json_int_t)size_bytes, "crc32",
+                         (json_int_t)fm_crc32(0, text, size_bytes));
+    fm_free(text);
+    if (k->extra != NULL && isfinite(val_loss)) {
+        json_object_set_new(json_object_get(k->extra, "checkpoint"), "val_loss", json_real(val_loss));
+    }
+    if (rc == FM_OK && k->extra == NULL) {
+        return fm_fail(FM_ERR_MEMORY, "out of memory: the state of step %lld", (long long)k->step);
+    }
+    return rc;
+}
+
+static void give_up(fm_keeper *k)
+{
+    json_decref(k->extra);
+    k->extra = NULL;
+    if (fm_comm_rank(k->world) == 0) {
+        fm_publish_abandon(k->temporary);
+    }
+}
+
+static int begin(fm_keeper *k, int64_t step, double val_loss, bool in_background)
+{
+    const double begin_s = clock_s(CLOCK_MONOTONIC);
+    k->step = step;
+    int rc = fm_checkpoint_temporary(k->temporary, k->folder, step);
+    rc = rc < 0 ? rc : fm_checkpoint_path(k->final, k->folder, step);
+    if (rc == FM_OK && fm_comm_rank(k->world) == 0) {
+        rc = open_folder(k, val_loss);
+    }
+    rc = fm_comm_agree(k->world, rc);
+    if (rc == FM_OK) {
+        rc = fm_saving_begin(&k->saving, k->temporary, k->spec.a->model, k->items, k->n_items, in_background ? k->copy : NULL);
+        rc = fm_comm_agree(k->world, rc);
+    }
+    if (rc < 0) {
+        fm_saving_abandon(k->saving);
+        k->saving = NULL;
+        give_up(k);
+    }
+    k->waited_s = clock_s(CLOCK_MONOTONIC) - begin_s;
+    return rc;
+}
+
+/* Checksums, manifest, name, links. Rank 0's metrics are on the disk before the name is there. */
+static int finish(fm_keeper *k, fm_metrics *metrics)
+{
+    const bool leads = fm_comm_rank(k->world) == 0;
+    const double begin_s = clock_s(CLOCK_MONOTONIC);
+    double written_s = 0.0;
+    int rc = fm_saving_end(k->saving, &written_s, FM_OK, k->spec.a->model, k->extra);
+    k->saving = NULL;
+    if (rc == FM_OK && leads) {
+        rc = metrics == NULL ? FM_OK : fm_metrics_sync(metrics);
+        rc = rc < 0 ? rc : fm_publish_end(k->temporary, k->final);
+        rc = rc < 0 ? rc : fm_checkpoints_settle(k->folder, k->spec.a->job.checkpoint.keep);
+    }
+    rc = fm_comm_agree(k->world, rc);
+    if (rc < 0) {
+        give_up(k);
+        return rc;
+    }
+    json_decref(k->extra);
+    k->extra = NULL;
+    const double end_s = clock_s(CLOCK_MONOTONIC) - begin_s;
+    const double whole_s = fmax(written_s, k->waited_s) + end_s;
+    k->checkpoint_s = fmax(k->checkpoint_s, whole_s);
+    fm_log_print("# checkpoint: %s, %.1f s, of which training waited %.1f ms\n", k->final, whole_s, 1e3 * (k->waited_s + end_s));
+    return FM_OK;
+}
+
+/* What the ranks tell each other after every step. */
+enum { SIGNAL, TIME, WRITING, N_FLAGS };
+
+static int agree_flags(int64_t flags[N_FLAGS], fm_keeper *k)
+{
+    flags[SIGNAL] = fm_stop_signal();
+    flags[TIME] = fm_stop_is_near(k->spec.deadline_s, clock_s(CLOCK_REALTIME), k->step_s, k->checkpoint_s);
+    flags[WRITING] = k->saving != NULL && !fm_saving_is_written(k->saving);
+    return fm_comm_all_reduce(k->world, flags, N_FLAGS, FM_I64, FM_MAX);
+}
+
+int fm_keeper_step(bool *stop, fm_keeper *k, const fm_step_metrics *step, double val_loss, fm_metrics *metrics)
+{
+    int64_t flags[N_FLAGS];
+    const int64_t every = k->spec.a->job.checkpoint.every;
+    const bool is_last = step->step == fm_loop_steps(k->spec.loop);
+    k->step_s = fmax(k->step_s, 1e-3 * step->step_ms);
+    FM_TRY(agree_flags(flags, k));
+    *stop = !is_last && (flags[SIGNAL] != 0 || flags[TIME] != 0);
+    const bool due = *stop || (every > 0 && (is_last || step->step % every == 0));
+    if (k->saving != NULL && (due || !flags[WRITING])) {
+        FM_TRY(finish(k, metrics));
+    }
+    if (due) {
+        const bool in_background = k->copy != NULL && !is_last && !*stop;
+        FM_TRY(begin(k, step->step, val_loss, in_background));
+        FM_TRY(in_background ? FM_OK : finish(k, metrics));
+    }
+    if (*stop) {
+        fm_log_print("# stopped after step %lld by %s: %s is complete, the same command goes on from it\n", (long long)step->step,
+                     flags[SIGNAL] != 0 ? strsignal((int)flags[SIGNAL]) : "the time limit", k->final);
+    }
+    return FM_OK;
+}

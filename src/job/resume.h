@@ -1,0 +1,31 @@
+/* From which checkpoint a run goes on. */
+#ifndef FM_JOB_RESUME_H
+#define FM_JOB_RESUME_H
+
+#include <jansson.h>
+
+#include "base/file.h"
+#include "job/assemble.h"
+
+/* Plain. */
+typedef struct {
+    int64_t step;                      /* steps done; 0: from the beginning */
+    int64_t updates;                   /* AdamW's */
+    double checkpoint_s;               /* what writing it took; 0: not known */
+    char dir[FM_PATH_BYTES];           /* the checkpoint; "": none */
+} fm_resume;
+
+/* By checkpoint.resume: auto takes the newest complete checkpoint of OUTPUT_DIR whose every byte is as it was written (the
+ * ranks share the reading; damaged ones are named and passed over), a directory must be one. Checkpoints of later steps are
+ * set aside: those steps will be taken again. `identity`: rank 0's; a checkpoint of other inputs is refused. Errors:
+ * FM_ERR_JOB; no checkpoint is intact. Collective on the world. */
+int fm_resume_choose(fm_resume *out, const fm_assembly *a, const json_t *identity);
+
+/* The newest intact checkpoint of OUTPUT_DIR, without any of the rest; out->dir is "" where there is none. Collective on the
+ * world. */
+int fm_resume_newest(fm_resume *out, const fm_assembly *a);
+
+/* Weights, masters and moments into the model. Collective on the world. */
+int fm_resume_load(const fm_resume *resume, fm_assembly *a);
+
+#endif

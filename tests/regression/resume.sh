@@ -1,0 +1,155 @@
+#!/bin/sh
+# A run that is killed, stopped, damaged or moved to another mesh ends where the undisturbed run ends.
+. "$srcdir/tests/lib.sh"
+cd "$source_dir" || exit 99
+finemesh=$build_dir/finemesh
+
+# train RANKS DIR MORE...: 16 steps, a checkpoint every 4, into $scratch/DIR; its output in $scratch/DIR.out.
+train()
+{
+    train_ranks=$1 train_dir=$2
+    shift 2
+    run_ranks "$train_ranks" "$finemesh" run inputs/quickstart.ini job.output_dir="$scratch/$train_dir" train.steps=16 schedule.warmup_steps=4 \
+        checkpoint.every=4 validation.every=8 checkpoint.export=no "$@" >"$scratch/$train_dir.out" 2>&1
+}
+
+# What is not a time.
+numbers() { sed -E 's/"(tokens_per_s|step_ms)": [^,}]*//g' "$scratch/$1/metrics.jsonl"; }
+
+# same DIR DIR: bitwise the same metrics, and the same weights and moments in the last checkpoint.
+same()
+{
+    numbers "$1" >"$scratch/numbers.a"
+    numbers "$2" >"$scratch/numbers.b"
+    diff "$scratch/numbers.a" "$scratch/numbers.b" || return 1
+    [ "$(wc -l <"$scratch/numbers.a")" -eq 18 ] || { echo "not 16 steps and 2 validations"; return 1; }
+    timeout 60 "$finemesh" inspect --diff "$scratch/$1/checkpoints/step-000016" "$scratch/$2/checkpoints/latest"
+}
+
+# close DIR DIR: the same losses within 1e-6.
+close()
+{
+    numbers "$1" >"$scratch/numbers.a"
+    numbers "$2" >"$scratch/numbers.b"
+    paste -d '\n' "$scratch/numbers.a" "$scratch/numbers.b" | awk '
+        match($0, /loss": [^,}]*/) {
+            loss = substr($0, RSTART + 7, RLENGTH - 7)
+            if (NR % 2) { first = loss; next }
+            d = (loss - first) / first
+            lines++
+            if (d > 1e-6 || d < -1e-6) { print first, loss; bad++ }
+        }
+        END { exit bad || lines != 18 }'
+}
+
+# killed_at LINES RANKS DIR MORE...: kill -9 of rank 0 (whose number the lock has) when so many lines of metrics are there.
+killed_at()
+{
+    kill_lines=$1 kill_dir=$3
+    shift
+    mkdir -p "$scratch/$kill_dir"
+    : >"$scratch/$kill_dir/metrics.jsonl"
+    train "$@" &
+    kill_job=$!
+    waited=0
+    while [ "$(wc -l <"$scratch/$kill_dir/metrics.jsonl")" -lt "$kill_lines" ] && [ $waited -lt 600 ]; do
+        sleep 0.05
+        waited=$((waited + 1))
+    done
+    kill -"${kill_signal:-KILL}" "$(sed 's/process \([0-9]*\) .*/\1/' "$scratch/$kill_dir/.lock")"
+    wait $kill_job
+}
+
+fails_when_killed() { if killed_at "$@"; then echo "it was to be killed"; return 1; fi; }
+
+stops()
+{
+    kill_signal=$1
+    shift
+    killed_at "$@"
+    stop_status=$?
+    kill_signal=KILL
+    cat "$scratch/$3.out"
+    [ $stop_status -eq 3 ] && grep -q "is complete, the same command goes on" "$scratch/$3.out"
+}
+
+# says DIR TEXT: the output of the last start.
+says() { grep -F "$2" "$scratch/$1.out" || { cat "$scratch/$1.out"; return 1; }; }
+
+# flip FILE BYTE
+flip()
+{
+    byte=$(od -An -tu1 -j "$2" -N1 "$1")
+    printf "\\$(printf %o $((byte ^ 4)))" | dd of="$1" bs=1 seek="$2" conv=notrunc 2>/dev/null
+}
+
+for ranks in 1 2; do
+    tap_check "undisturbed on $ranks" train $ranks whole$ranks
+    tap_check "killed on $ranks" fails_when_killed 6 $ranks killed$ranks
+    tap_check "goes on" train $ranks killed$ranks
+    tap_check "from a checkpoint" says killed$ranks "# resume: after step 4 of 16"
+    tap_check "ends as the undisturbed run" same whole$ranks killed$ranks
+done
+
+tap_check "no background, no other numbers" train 2 every-step checkpoint.every=1
+tap_check "only the newest two and the best stay" sh -c "cd '$scratch/every-step/checkpoints' &&
+    [ \"\$(echo step-*)\" = 'step-000015 step-000016' ] && [ \"\$(readlink latest) \$(readlink best)\" = 'step-000016 step-000016' ]"
+tap_check "checkpoints change no number" same whole2 every-step
+
+tap_check "SIGTERM to one rank of 2" stops TERM 6 2 stopped
+tap_check "goes on" train 2 stopped
+tap_check "ends as the undisturbed run" same whole2 stopped
+tap_check "a complete run says so" train 2 stopped
+tap_check "and does nothing" says stopped "the run is complete"
+
+tap_check "SIGUSR1 without checkpoint.every" stops USR1 6 1 asked checkpoint.every=0
+tap_check "goes on" train 1 asked
+tap_check "ends as the undisturbed run" same whole1 asked
+tap_check "little time is left" sh -c '"$@"; [ $? -eq 3 ]' sh timeout 60 "$finemesh" run inputs/quickstart.ini \
+    job.output_dir="$scratch/late" train.steps=100000 job.max_time=8 checkpoint.export=no
+
+cp -r "$scratch/killed2" "$scratch/damaged"
+# newest DIR: the run as if it had been killed before its last steps.
+forget_end() { rm -rf "$scratch/$1/checkpoints/step-000016" "$scratch/$1/complete.json"; }
+forget_end damaged
+tap_check "another mesh: 2 ranks of dp, then 4 of tp" train 4 damaged distributed.tp_size=4
+tap_check "within 1e-6" close whole2 damaged
+
+rm -rf "$scratch/damaged"
+cp -r "$scratch/killed2" "$scratch/damaged"
+rm "$scratch/damaged/complete.json"
+flip "$scratch/damaged/checkpoints/step-000016/rank-00001.h5" 1500000
+tap_check "a flipped bit in the newest checkpoint" train 2 damaged
+tap_check "the tensor is named" says damaged "step-000016/rank-00001.h5: its CRC is not the one that was written: the file is damaged, in tensor"
+tap_check "the one before is used" says damaged "# resume: after step 12 of 16"
+tap_check "ends as the undisturbed run" same whole2 damaged
+
+rm "$scratch/damaged/complete.json"
+forget_end damaged
+tap_check "other batches are refused" sh -c '"$@"; [ $? -eq 1 ]' sh timeout 60 "$finemesh" run "$scratch/damaged/job.ini" \
+    batch.global_batch_size=8 job.seed=7
+refused() { timeout 60 "$finemesh" run "$scratch/damaged/job.ini" batch.global_batch_size=8 job.seed=7 2>&1 | grep -F "$1"; }
+tap_check "with what has changed" refused 'batch.global_batch_size was "16"'
+tap_check "all of it" refused 'job.seed was "42"'
+tap_check "and the way out" refused "checkpoint.allow_changes=yes"
+tap_check "which is one" train 1 damaged batch.global_batch_size=8 job.seed=7 checkpoint.allow_changes=yes
+
+# Two runs on one directory.
+second()
+{
+    train 1 busy train.steps=100000 &
+    first_job=$!
+    until [ -s "$scratch/busy/metrics.jsonl" ]; do sleep 0.05; done
+    timeout 60 "$finemesh" run inputs/quickstart.ini job.output_dir="$scratch/busy" >"$scratch/second.out" 2>&1
+    second_status=$?
+    kill "$(sed 's/process \([0-9]*\) .*/\1/' "$scratch/busy/.lock")"
+    wait $first_job
+    cat "$scratch/second.out"
+    [ $second_status -eq 1 ] && grep -q "another run (process" "$scratch/second.out"
+}
+tap_check "a second run on the same directory is refused" second
+
+# Slurm gave tasks and MPI saw none of them.
+singleton() { env -u PMI_SIZE SLURM_NTASKS=4 "$finemesh" run inputs/quickstart.ini job.output_dir="$scratch/alone" 2>&1 | grep "mpi=pmi2"; }
+tap_check "one of several Slurm tasks that believes that it is alone" singleton
+tap_done

@@ -1,0 +1,81 @@
+/* Signals and time limits. */
+#include <setjmp.h>
+#include <signal.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <cmocka.h>
+
+#include "job/stop.h"
+
+static void times_are_read(void **state)
+{
+    static const struct {
+        const char *text;
+        int64_t seconds;               /* -1: refused */
+    } cases[] = { { "90", 90 }, { "05:00", 300 }, { "01:30:05", 5405 }, { "100:00:00", 360000 }, { "0", -1 }, { "", -1 }, { "1h", -1 },
+                  { "-5", -1 }, { "1:60", -1 }, { "1:-1", -1 }, { "1:2:3:4", -1 }, { "1:60:00", -1 }, { "99999999999999999999", -1 } };
+    for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
+        int64_t seconds = -1;
+        assert_int_equal(fm_time_parse(&seconds, cases[i].text), cases[i].seconds < 0 ? FM_ERR_JOB : FM_OK);
+        assert_int_equal(seconds, cases[i].seconds);
+    }
+}
+
+static void the_earlier_limit_counts(void **state)
+{
+    assert_true(fm_stop_deadline("", 1000.0, 0) == 0.0);
+    assert_true(fm_stop_deadline("100", 1000.0, 0) == 1100.0);
+    assert_true(fm_stop_deadline("100", 1000.0, 1050) == 1050.0);
+    assert_true(fm_stop_deadline("100", 1000.0, 1150) == 1100.0);
+    assert_true(fm_stop_deadline("", 1000.0, 1150) == 1150.0);
+    assert_false(fm_stop_is_near(0.0, 1e12, 1.0, 1.0));
+    assert_false(fm_stop_is_near(1100.0, 1000.0, 20.0, 20.0));
+    assert_true(fm_stop_is_near(1100.0, 1000.0, 20.0, 50.0));
+    assert_true(fm_stop_is_near(1100.0, 2000.0, 0.1, 0.1));
+}
+
+static void the_first_signal_asks(void **state)
+{
+    static const int signals[] = { SIGTERM, SIGUSR1 };
+    for (int i = 0; i < 2; i++) {
+        fm_stop stop = { 0 };
+        assert_int_equal(fm_stop_begin(&stop), FM_OK);
+        assert_int_equal(fm_stop_signal(), 0);
+        raise(signals[i]);
+        assert_int_equal(fm_stop_signal(), signals[i]);
+        fm_stop_end(&stop);
+        assert_int_equal(fm_stop_signal(), 0);
+    }
+}
+
+/* Whichever comes second ends the process. */
+static void the_second_signal_ends(void **state)
+{
+    const pid_t child = fork();
+    assert_true(child >= 0);
+    if (child == 0) {
+        fm_stop stop = { 0 };
+        fm_stop_begin(&stop);
+        raise(SIGUSR1);
+        raise(SIGTERM);
+        _exit(0);
+    }
+    int status;
+    assert_int_equal(waitpid(child, &status, 0), child);
+    assert_true(WIFSIGNALED(status) && WTERMSIG(status) == SIGTERM);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(times_are_read),
+        cmocka_unit_test(the_earlier_limit_counts),
+        cmocka_unit_test(the_first_signal_asks),
+        cmocka_unit_test(the_second_signal_ends),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
