@@ -30,7 +30,7 @@ typedef struct {
     fm_dataset *train, *validation;
     fm_loop *loop;
     fm_metrics *metrics;               /* rank 0's */
-    int lock;                          /* rank 0's, on the output directory; -1: none */
+    fm_lock lock;                      /* rank 0's, on the output directory */
     json_t *identity;                  /* rank 0's: what the run depends on */
     fm_resume resume;
     fm_keeper *keeper;
@@ -314,14 +314,13 @@ static void clear(run *r)
     fm_source_close(r->source);
     fm_assembly_clear(&r->a);
     json_decref(r->identity);
-    fm_lock_release(r->lock);
+    fm_lock_release(&r->lock);
 }
 
 int fm_cmd_run(const fm_launch *launch, int argc, char **argv, bool *started)
 {
     run r;
     memset(&r, 0, sizeof r);
-    r.lock = -1;
     r.begin_s = (double)time(NULL);
     int rc = fm_stop_begin(&r.stop);
     if (rc == FM_OK) {

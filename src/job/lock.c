@@ -5,9 +5,8 @@
 #include <stdio.h>
 #include <string.h>
 #include <sys/file.h>
+#include <sys/stat.h>
 #include <unistd.h>
-
-#include "base/file.h"
 
 /* Who holds it, from the file's own text. */
 static int refuse(int fd, const char *path, const char *dir)
@@ -20,32 +19,46 @@ static int refuse(int fd, const char *path, const char *dir)
                    "job.output_dir.", dir, holder[0] != '\0' ? holder : "unknown", path);
 }
 
-int fm_lock_take(int *lock, const char *dir)
+static int say_who(int fd, const char *path)
 {
-    char path[FM_PATH_BYTES], host[64] = "", holder[128];
-    *lock = -1;
-    FM_TRY(fm_path_join(path, dir, ".lock"));
-    const int fd = open(path, O_RDWR | O_CREAT | O_CLOEXEC, 0666);
-    if (fd < 0) {
-        return fm_fail(FM_ERR_IO, "%s: cannot create: %s", path, strerror(errno));
-    }
-    if (flock(fd, LOCK_EX | LOCK_NB) != 0) {
-        if (errno == EWOULDBLOCK) {
-            return refuse(fd, path, dir);
-        }
-        close(fd);                     /* a file system without locks: nothing can be said */
-        return FM_OK;
-    }
+    char host[64] = "", holder[128];
     gethostname(host, sizeof host - 1);
     const int length = snprintf(holder, sizeof holder, "process %ld on %s\n", (long)getpid(), host);
-    *lock = fd;
     FM_TRY(fm_file_pwrite(fd, holder, (size_t)length, 0, path));
     return ftruncate(fd, length) == 0 ? FM_OK : fm_fail(FM_ERR_IO, "%s: cannot write: %s", path, strerror(errno));
 }
 
-void fm_lock_release(int lock)
+/* Whether the open file is still the one of that name: who had it may have removed it meanwhile. */
+static bool is_named(int fd, const char *path)
 {
-    if (lock >= 0) {
-        close(lock);
+    struct stat of_fd, of_path;
+    return fstat(fd, &of_fd) == 0 && stat(path, &of_path) == 0 && of_fd.st_ino == of_path.st_ino && of_fd.st_dev == of_path.st_dev;
+}
+
+int fm_lock_take(fm_lock *lock, const char *dir)
+{
+    FM_TRY(fm_path_join(lock->path, dir, ".lock"));
+    for (;;) {
+        lock->fd = open(lock->path, O_RDWR | O_CREAT | O_CLOEXEC, 0666);
+        if (lock->fd < 0) {
+            return fm_fail(FM_ERR_IO, "%s: cannot create: %s", lock->path, strerror(errno));
+        }
+        if (flock(lock->fd, LOCK_EX | LOCK_NB) != 0 && errno == EWOULDBLOCK) {
+            return refuse(lock->fd, lock->path, dir);
+        }
+        if (is_named(lock->fd, lock->path)) {      /* a file system without locks lets everybody pass */
+            lock->held = true;
+            return say_who(lock->fd, lock->path);
+        }
+        close(lock->fd);
+    }
+}
+
+void fm_lock_release(fm_lock *lock)
+{
+    if (lock->held) {
+        unlink(lock->path);
+        close(lock->fd);
+        lock->held = false;
     }
 }
