@@ -48,6 +48,7 @@ mesh_programs = \
 	tests/mesh/test_ckpt \
 	tests/mesh/test_indexing \
 	tests/mesh/test_context \
+	tests/mesh/test_hf_model \
 	tests/mesh/test_launch \
 	tests/mesh/test_traffic
 tests_mesh_test_traffic_SOURCES = tests/mesh/test_traffic.c tests/mesh/trial.c tests/mesh/trial.h
