@@ -1,6 +1,7 @@
 #!/bin/sh
 # A model of SmolLM2-135M's size, random weights, rows of 512 tokens, 4 rows a step: what training costs, next to the GEMM peak
-# found in the same run, and next to PyTorch where FM_ORACLE_PYTHON names a Python with torch and transformers.
+# found in the same run, and next to PyTorch where FM_ORACLE_PYTHON names a Python with torch and transformers. Here microbatches have
+# one row (the numbers do not depend on it, memory does); PyTorch takes the 4 rows at once.
 #
 #     make bench                                             in the build directory; about 5 minutes
 #     FM_ORACLE_PYTHON=python3 FM_BENCH_COMPILE=1 make bench     also torch, also torch.compile; about 20 minutes
@@ -51,7 +52,7 @@ ours()
     launcher=
     [ "$ranks" -eq 1 ] || launcher="$MPIEXEC -n $ranks"
     set -- $launcher "$build_dir/finemesh" run "$scratch/job.ini" "job.output_dir=$scratch/out" "device.threads=$threads" \
-        "batch.local_batch_size=$((rows_a_step / ranks))" "$@"
+        "batch.local_batch_size=1" "$@"
     export OMP_NUM_THREADS="$threads"
     rm -rf "$scratch/out"
     measured "$@" train.steps=1
