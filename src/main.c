@@ -36,7 +36,7 @@ static const command commands[] = {
     { "run", "JOB.ini [section.key=value ...]", "convert if needed, train or resume, validate, checkpoint, export", 1, fm_cmd_run, NULL },
     { "load", "[MODEL] [--tp-size N --dp-size N ...]", "load a model on a mesh, say who holds what, run it forward", 0, fm_cmd_load, NULL },
     { "convert", "JOB.ini [section.key=value ...]", "HF directory -> shards", 1, fm_cmd_convert, NULL },
-    { "export", "JOB.ini [section.key=value ...]", "shards -> HF directory", 1, fm_cmd_export, NULL },
+    { "export", "JOB.ini [section.key=value ...]", "newest checkpoint (or shards) -> HF directory", 1, fm_cmd_export, NULL },
     { "eval", "JOB.ini [section.key=value ...]", "loss and perplexity of a model over data", 1, fm_cmd_eval, NULL },
     { "generate", "MODEL PROMPT [--max-new-tokens N]", "the likeliest continuation of a prompt", 2, fm_cmd_generate, NULL },
     { "inspect", "PATH ... | --diff A B", "tensors of an HF directory, a shard set or one file; what differs", 1, fm_cmd_inspect, NULL },

@@ -68,8 +68,24 @@ fm_tensor_feed fm_feed_arrays(fm_array_feed *arrays)
 static int read_source(void *user, void *out, int tensor, int64_t first_row, int64_t n_rows)
 {
     const fm_source_feed *const feed = user;
-    return fm_source_read_rows(feed->source, out, feed->tensor_of[tensor], feed->layout, tensor, &feed->coord, NULL, first_row,
-                               n_rows);
+    const int from = feed->tensor_of[tensor];
+    const enum fm_dtype dtype = fm_source_get(feed->source, from)->dtype, wanted = feed->layout->tensors[tensor].dtype;
+    if (dtype == wanted) {
+        return fm_source_read_rows(feed->source, out, from, feed->layout, tensor, &feed->coord, NULL, first_row, n_rows);
+    }
+    fm_slice slice;
+    fm_layout_slice(&slice, feed->layout, tensor, &feed->coord);
+    const int64_t elements = n_rows * row_elements(&slice);
+    void *const stored = fm_alloc_array(elements, fm_dtype_bytes(dtype), FM_MEMORY_WORKSPACE);
+    int rc = stored == NULL ? FM_ERR_MEMORY : FM_OK;
+    if (rc == FM_OK) {
+        rc = fm_source_read_rows(feed->source, stored, from, feed->layout, tensor, &feed->coord, NULL, first_row, n_rows);
+    }
+    if (rc == FM_OK) {
+        fm_dtype_convert(out, wanted, stored, dtype, elements);
+    }
+    fm_free(stored);
+    return rc;
 }
 
 fm_tensor_feed fm_feed_source(fm_source_feed *source)

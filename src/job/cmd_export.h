@@ -1,4 +1,5 @@
-/* `finemesh export`: shards of a job become an HF directory, on any number of ranks. */
+/* `finemesh export`: the newest checkpoint of a job, or its shards where there is none, become an HF directory, on any number of
+ * ranks. */
 #ifndef FM_JOB_CMD_EXPORT_H
 #define FM_JOB_CMD_EXPORT_H
 

@@ -10,7 +10,7 @@ train()
     train_ranks=$1 train_dir=$2
     shift 2
     run_ranks "$train_ranks" "$finemesh" run inputs/quickstart.ini job.output_dir="$scratch/$train_dir" train.steps=16 schedule.warmup_steps=4 \
-        checkpoint.every=4 validation.every=8 checkpoint.export=no "$@" >"$scratch/$train_dir.out" 2>&1
+        checkpoint.every=4 validation.every=8 checkpoint.export=no device.threads=1 "$@" >"$scratch/$train_dir.out" 2>&1
 }
 
 # What is not a time.
@@ -106,7 +106,7 @@ tap_check "SIGUSR1 without checkpoint.every" stops USR1 6 1 asked checkpoint.eve
 tap_check "goes on" train 1 asked
 tap_check "ends as the undisturbed run" same whole1 asked
 tap_check "little time is left" sh -c '"$@"; [ $? -eq 3 ]' sh timeout 60 "$finemesh" run inputs/quickstart.ini \
-    job.output_dir="$scratch/late" train.steps=100000 job.max_time=8 checkpoint.export=no
+    job.output_dir="$scratch/late" train.steps=100000 device.threads=1 job.max_time=5 checkpoint.export=no
 
 cp -r "$scratch/killed2" "$scratch/damaged"
 # newest DIR: the run as if it had been killed before its last steps.
@@ -133,6 +133,21 @@ tap_check "with what has changed" refused 'batch.global_batch_size was "16"'
 tap_check "all of it" refused 'job.seed was "42"'
 tap_check "and the way out" refused "checkpoint.allow_changes=yes"
 tap_check "which is one" train 1 damaged batch.global_batch_size=8 job.seed=7 checkpoint.allow_changes=yes
+
+# The export of the last checkpoint is that of the end; a bfloat16 run's is that of its masters.
+exported()
+{
+    export_dir=$scratch/$1
+    train 2 "$@" checkpoint.export=final && mv "$export_dir/hf" "$export_dir/hf-end" &&
+        timeout 60 "$finemesh" export "$export_dir/job.ini" &&
+        cmp "$export_dir/hf/model.safetensors" "$export_dir/hf-end/model.safetensors"
+}
+tap_check "export of the newest checkpoint" exported export32
+tap_check "export of masters" exported export16 model.dtype=bfloat16
+tap_check "a checkpoint is verified" timeout 60 "$finemesh" verify "$scratch/export16/checkpoints/best"
+flip "$scratch/export16/checkpoints/step-000016/rank-00000.h5" 900000
+tap_check "a damaged one is named" sh -c '"$@" 2>&1 | grep "is damaged"' sh timeout 60 "$finemesh" verify \
+    "$scratch/export16/checkpoints/step-000016"
 
 # Two runs on one directory.
 second()
