@@ -1,2 +1,2 @@
 # Scripts that people and continuous integration start from the tree.
-EXTRA_DIST += .ci/run jobs/check.sh jobs/manpages.sh jobs/quickstart.sh jobs/setup.sh
+EXTRA_DIST += .ci/run jobs/check.sh jobs/finetune.sbatch jobs/manpages.sh jobs/quickstart.sh jobs/setup.sh jobs/sweep.sbatch
