@@ -25,7 +25,8 @@ typedef struct {
 fm_tensor_feed fm_feed_arrays(fm_array_feed *arrays);
 
 /* A feed from a source (a shard set, a checkpoint), each rank reading alone; tensor_of as fm_match_tensors gives it. With a
- * layout of dp_shard = ranks nothing is read twice. Rounded to nearest even where the layout's dtype is narrower. The struct must outlive the feed; all is borrowed. */
+ * layout of dp_shard = ranks nothing is read twice. Rounded to nearest even where the layout's dtype is narrower. The struct must
+ * outlive the feed; all is borrowed. */
 typedef struct {
     fm_source *source;
     const int *tensor_of;              /* [n_tensors] */
