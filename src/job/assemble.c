@@ -70,15 +70,14 @@ int fm_assemble_job(fm_assembly *a, const fm_launch *launch, int argc, char **ar
 static int described_ranks(const fm_distributed_options *d)
 {
     const fm_mesh_sizes *const s = &d->sizes;
-    int ranks = 1;
-    const int extents[] = { s->pp_size, s->cp_size, s->tp_size, s->dp_size > 0 ? s->dp_size : s->dp_replicate_size };
-    for (int i = 0; i < 4; i++) {
-        ranks *= extents[i] > 0 ? extents[i] : 1;
+    const int dp = s->dp_size > 0 ? s->dp_size : s->dp_replicate_size;
+    const int extents[FM_DIMS] = { s->pp_size, s->cp_size, s->tp_size, dp, 1 };
+    int64_t ranks = 1;
+    for (int i = 0; i < FM_DIMS && ranks <= INT32_MAX; i++) {
+        const int extent = d->has_mesh ? d->explicit_mesh.size[i] : extents[i];
+        ranks *= extent > 0 ? extent : 1;
     }
-    for (int i = 0; d->has_mesh && i < FM_DIMS; i++) {
-        ranks = (i == 0 ? 1 : ranks) * (d->explicit_mesh.size[i] > 0 ? d->explicit_mesh.size[i] : 1);
-    }
-    return ranks;
+    return ranks > INT32_MAX ? INT32_MAX : (int)ranks;
 }
 
 int fm_assemble_shape(fm_assembly *a, bool imagined)

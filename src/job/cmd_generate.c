@@ -21,10 +21,15 @@ static int parse_arguments(arguments *a, int argc, char **argv)
     *a = (arguments){ .placing = fm_placing_default(), .new_tokens = NEW_TOKENS };
     for (int i = 0; i < argc; i++) {
         bool known = true;
-        if (strcmp(argv[i], "--max-new-tokens") == 0 && i + 1 < argc) {
-            a->new_tokens = strtol(argv[++i], NULL, 10);
+        if (strcmp(argv[i], "--max-new-tokens") == 0) {
+            char *end = NULL;
+            a->new_tokens = i + 1 < argc ? strtol(argv[i + 1], &end, 10) : 0;
+            a->new_tokens = end == NULL || *end != '\0' ? 0 : a->new_tokens;
+            i++;
         } else if (strncmp(argv[i], "--", 2) == 0) {
             FM_TRY(fm_placing_option(&a->placing, &known, &i, argc, argv));
+        } else if (a->prompt != NULL) {
+            return fm_fail(FM_ERR_JOB, "finemesh generate MODEL PROMPT: \"%s\" is one word too many; quote the prompt", argv[i]);
         } else {
             *(a->placing.model == NULL ? &a->placing.model : &a->prompt) = argv[i];
         }

@@ -15,6 +15,9 @@ static int parse_arguments(fm_placing *placing, int argc, char **argv)
     *placing = fm_placing_default();
     for (int i = 0; i < argc; i++) {
         bool known = true;
+        if (argv[i][0] != '-' && placing->model != NULL) {
+            return fm_fail(FM_ERR_JOB, "finemesh load MODEL: \"%s\" is one word too many", argv[i]);
+        }
         if (argv[i][0] != '-') {
             placing->model = argv[i];
         } else {

@@ -4,12 +4,15 @@ int fm_evaluation_begin(fm_evaluation *e, fm_model *model, const fm_dataset *dat
                         const fm_pipeline_options *pipeline)
 {
     const int dp = fm_mesh_dp_size(&model->layout.mesh), pp = model->layout.mesh.size[FM_PP];
-    e->order = fm_order_pass(fm_dataset_samples(dataset), batch->global_batch_size);
+    /* the loss does not depend on the batches: as many microbatches at a time as the job has, but no more than there are samples for */
+    const int64_t at_once = batch->local_batch_size * dp, needed = (fm_dataset_samples(dataset) + at_once - 1) / at_once;
+    const int64_t wished = batch->global_batch_size / at_once;
+    const int64_t microbatches = wished < 1 ? 1 : wished < needed ? wished : needed;
+    e->order = fm_order_pass(fm_dataset_samples(dataset), microbatches * at_once);
     e->pass = (fm_pass){
         .model = model, .dataset = dataset, .order = &e->order, .pipeline = &e->pipeline, .local_batch_size = batch->local_batch_size,
     };
-    return fm_pipeline_emit(&e->pipeline, pipeline->schedule, pp, model->n_chunks,
-                            (int)(batch->global_batch_size / (batch->local_batch_size * dp)));
+    return fm_pipeline_emit(&e->pipeline, pipeline->schedule, pp, model->n_chunks, (int)microbatches);
 }
 
 int fm_evaluation_run(double *loss, int64_t *label_tokens, fm_evaluation *e)

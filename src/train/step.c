@@ -3,8 +3,6 @@
 #include "base/memory.h"
 #include "ops/rows.h"
 
-enum { SAMPLES = 1024 };
-
 /* A slot, and what it has sent and not yet seen delivered. */
 typedef struct {
     int microbatch, chunk;             /* microbatch -1: free, but for its messages */
@@ -46,10 +44,14 @@ static int take_rows(const run_state *run, int microbatch)
         const int64_t at = microbatch * B * pass->rows->T;
         return fm_batch_set(&pass->whole, pass->rows->ids + at, pass->rows->labels + at, B, pass->rows->T, fm_pass_t_multiple(m));
     }
-    int64_t samples[SAMPLES];
-    FM_ASSERT(B <= SAMPLES);
+    int64_t *const samples = fm_alloc_array(B, sizeof *samples, FM_MEMORY_HOST);
+    if (samples == NULL) {
+        return FM_ERR_MEMORY;
+    }
     fm_order_microbatch(samples, pass->order, run->step, microbatch, B, fm_mesh_dp_index(mesh, &m->coord), fm_mesh_dp_size(mesh));
-    return fm_batch_fill(&pass->whole, pass->dataset, samples, B, fm_pass_t_multiple(m));
+    const int rc = fm_batch_fill(&pass->whole, pass->dataset, samples, B, fm_pass_t_multiple(m));
+    fm_free(samples);
+    return rc;
 }
 
 /* The microbatch as this rank sees it, into a slot. */
