@@ -37,6 +37,7 @@ typedef struct {
     fm_stop stop;
     double begin_s;                    /* the system's clock */
     bool is_complete;                  /* an earlier start has done it all */
+    bool others_complete;              /* the directory holds a complete run of another job (rank 0 knows) */
 } run;
 
 /* The output directory, with room for this run: an earlier run's metrics stay but where resume = no may overwrite them. */
@@ -99,20 +100,18 @@ static int mark_complete(const run *r)
     return rc;
 }
 
-/* Rank 0's look at that mark. A mark of another run goes: this one is not complete. */
-static int find_mark(bool *found, const run *r)
+/* Rank 0's look at that mark: whether it is this run's, or another's. */
+static int find_mark(bool *found, bool *others, const run *r)
 {
     enum { LIMIT_BYTES = 4096 };
     char path[FM_PATH_BYTES], *old = NULL;
     fm_text text = { 0 };
-    *found = false;
+    *found = *others = false;
     int rc = print_mark(&text, path, r);
     if (rc == FM_OK && fm_path_exists(path)) {
         rc = fm_file_read(&old, NULL, path, LIMIT_BYTES);
         *found = rc == FM_OK && strcmp(old, fm_text_get(&text)) == 0 && strcmp(r->a.job.checkpoint.resume, "auto") == 0;
-        if (!*found && unlink(path) != 0) {
-            rc = fm_fail(FM_ERR_IO, "%s: cannot remove it", path);
-        }
+        *others = rc == FM_OK && !*found;
     }
     fm_free(old);
     fm_text_clear(&text);
@@ -127,7 +126,7 @@ static int find_beginning(run *r)
     uint8_t complete = 0;
     int rc = leads ? fm_identity_make(&r->identity, &r->a, &r->inputs, r->train) : FM_OK;
     if (rc == FM_OK && leads) {
-        rc = find_mark(&r->is_complete, r);
+        rc = find_mark(&r->is_complete, &r->others_complete, r);
         complete = r->is_complete;
     }
     FM_TRY(fm_comm_agree(world, rc));
@@ -183,6 +182,31 @@ static void print_data(const char *what, const fm_dataset *dataset, double paddi
     fm_log_print("\n");
 }
 
+/* Rank 0: whether the steps of this job may follow what is in the directory. A complete run of another job is not written over
+ * unasked; with more steps than it had, its last checkpoint is a beginning like any other. */
+static int check_beginning(const run *r)
+{
+    const fm_job *const job = &r->a.job;
+    const int64_t n_steps = fm_loop_steps(r->loop);
+    if (r->resume.step > n_steps) {
+        return fm_fail(FM_ERR_JOB, "%s is after step %lld, the job has %lld steps. Choose more train.steps, or another job.output_dir.",
+                       r->resume.dir, (long long)r->resume.step, (long long)n_steps);
+    }
+    if (r->others_complete && !job->overwrite && (r->resume.dir[0] == '\0' || r->resume.step == n_steps)) {
+        return fm_fail(FM_ERR_JOB, "%s holds a complete run of a job with other settings (its job.ini). Choose another job.output_dir, or "
+                       "job.overwrite=yes to replace it.", job->output_dir);
+    }
+    return FM_OK;
+}
+
+/* Another run's mark goes: from here on this run is not complete. */
+static int remove_mark(const run *r)
+{
+    char path[FM_PATH_BYTES];
+    FM_TRY(fm_path_join(path, r->a.job.output_dir, "complete.json"));
+    return r->others_complete && unlink(path) != 0 ? fm_fail(FM_ERR_IO, "%s: cannot remove it", path) : FM_OK;
+}
+
 /* Everything that a person wants to know before the first step. */
 static int introduce(run *r)
 {
@@ -200,6 +224,7 @@ static int introduce(run *r)
         fm_log_print("# resume: after step %lld of %lld, from %s\n", (long long)r->resume.step, (long long)fm_loop_steps(r->loop),
                      r->resume.dir);
     }
+    FM_TRY(remove_mark(r));
     FM_TRY(save_job(r));
     return fm_metrics_open(&r->metrics, a->job.output_dir, r->resume.step, fm_loop_steps(r->loop), a->job.log.every);
 }
@@ -248,6 +273,7 @@ static int prepare(run *r, const fm_launch *launch, int argc, char **argv)
     FM_TRY(open_source(r));
     FM_TRY(fm_assemble_model(&r->a, r->source, true));
     FM_TRY(open_loop(r));
+    FM_TRY(fm_comm_agree(launch->world, launch->rank == 0 ? check_beginning(r) : FM_OK));
     FM_TRY(fm_comm_agree(launch->world, note_choices(r)));
     const fm_model_reserve_spec needs = fm_loop_needs(r->loop);
     FM_TRY(fm_assemble_memory(&r->a, &needs));
