@@ -44,13 +44,17 @@ typedef struct {
 static int make_output_dir(run *r)
 {
     const fm_job *const job = &r->a.job;
-    char metrics[FM_PATH_BYTES];
+    char metrics[FM_PATH_BYTES], hf[FM_PATH_BYTES];
     FM_TRY(fm_dir_make(job->output_dir));
     FM_TRY(fm_lock_take(&r->lock, job->output_dir));
     FM_TRY(fm_path_join(metrics, job->output_dir, "metrics.jsonl"));
     if (strcmp(job->checkpoint.resume, "no") == 0 && !job->overwrite && fm_path_exists(metrics)) {
         return fm_fail(FM_ERR_JOB, "%s holds another run. Choose another job.output_dir, or job.overwrite=yes to start anew in it.",
                        job->output_dir);
+    }
+    FM_TRY(fm_path_join(hf, job->output_dir, "hf"));
+    if (fm_path_exists(hf) && !fm_path_is_dir(hf)) {
+        return fm_fail(FM_ERR_JOB, "%s is no directory: the fine-tuned model could not be written there", hf);
     }
     return FM_OK;
 }
