@@ -107,6 +107,13 @@ void fm_free(void *pointer)
     free(raw);
 }
 
+void *fm_carve(void *base, size_t *used_bytes, int64_t elements, size_t size_bytes)
+{
+    void *const at = base == NULL ? NULL : (char *)base + *used_bytes;
+    *used_bytes += ((size_t)elements * size_bytes + ALIGNMENT - 1) / ALIGNMENT * ALIGNMENT;
+    return at;
+}
+
 size_t fm_memory_used_bytes(enum fm_memory kind)
 {
     return atomic_load(&used[kind]);

@@ -45,6 +45,10 @@ char *fm_strdup(const char *text);
 /* Frees what fm_alloc gave; NULL is allowed. Local, thread-safe. */
 void fm_free(void *pointer);
 
+/* Hands out the next part of a block of memory, `elements` of size_bytes from *used_bytes on, which moves to the next cache
+ * line. base NULL: only counts, and gives NULL; so one function tells how much is needed and takes it. Local. */
+void *fm_carve(void *base, size_t *used_bytes, int64_t elements, size_t size_bytes);
+
 /* Bytes in use now, and the most since the start, of one kind or (FM_MEMORY_KINDS) of all together. Local. */
 size_t fm_memory_used_bytes(enum fm_memory kind);
 size_t fm_memory_peak_bytes(enum fm_memory kind);

@@ -408,9 +408,7 @@ typedef struct {
 
 static void *carve(bump *from, int64_t elements, size_t size_bytes)
 {
-    void *const at = from->base == NULL ? NULL : from->base + from->used_bytes;
-    from->used_bytes += ((size_t)elements * size_bytes + 63) / 64 * 64;
-    return at;
+    return fm_carve(from->base, &from->used_bytes, elements, size_bytes);
 }
 
 void fm_block_saved_bind(fm_block_saved *saved, size_t *kept_bytes, size_t *shared_bytes, const fm_block_dims *d, enum fm_dtype dtype,

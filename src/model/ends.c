@@ -7,14 +7,6 @@
 /* Logits take about this much memory at a time. */
 enum { LOGITS_BYTES = 48 << 20, LEAST_ROWS = 16 };
 
-/* Hands out parts of a block of memory, on cache lines; a NULL base only counts. */
-static void *carve(char *base, size_t *used_bytes, int64_t elements, size_t size_bytes)
-{
-    void *const at = base == NULL ? NULL : base + *used_bytes;
-    *used_bytes += ((size_t)elements * size_bytes + 63) / 64 * 64;
-    return at;
-}
-
 size_t fm_head_workspace_bind(fm_head_workspace *w, const fm_model *m, int64_t N, int64_t N_padded, int64_t S, void *memory)
 {
     char *const base = memory;
@@ -27,18 +19,18 @@ size_t fm_head_workspace_bind(fm_head_workspace *w, const fm_model *m, int64_t N
     w->chunk_rows = w->chunk_rows < LEAST_ROWS ? LEAST_ROWS : w->chunk_rows;
     w->chunk_rows = w->chunk_rows > N ? N : w->chunk_rows;
     const int64_t n_logits = w->chunk_rows * w->chunk_words;
-    w->h_local = carve(base, &used, S * C, size);
-    w->h = m->setup.sequence_parallel ? carve(base, &used, N_padded * C, size) : w->h_local;
-    w->x = carve(base, &used, N * C, size);
-    w->logits = carve(base, &used, n_logits, sizeof(float));
-    w->max = carve(base, &used, N, sizeof(float));
-    w->global_max = carve(base, &used, N, sizeof(float));
-    w->sum_label = carve(base, &used, 2 * N, sizeof(float));
+    w->h_local = fm_carve(base, &used, S * C, size);
+    w->h = m->setup.sequence_parallel ? fm_carve(base, &used, N_padded * C, size) : w->h_local;
+    w->x = fm_carve(base, &used, N * C, size);
+    w->logits = fm_carve(base, &used, n_logits, sizeof(float));
+    w->max = fm_carve(base, &used, N, sizeof(float));
+    w->global_max = fm_carve(base, &used, N, sizeof(float));
+    w->sum_label = fm_carve(base, &used, 2 * N, sizeof(float));
     if (m->setup.trains) {
-        w->dx = carve(base, &used, N * C, sizeof(float));
-        w->dh_all = carve(base, &used, N_padded * C, sizeof(float));
-        w->dh = carve(base, &used, N_padded * C, size);
-        w->dlogits = m->setup.dtype == FM_F32 ? w->logits : carve(base, &used, n_logits, size);
+        w->dx = fm_carve(base, &used, N * C, sizeof(float));
+        w->dh_all = fm_carve(base, &used, N_padded * C, sizeof(float));
+        w->dh = fm_carve(base, &used, N_padded * C, size);
+        w->dlogits = m->setup.dtype == FM_F32 ? w->logits : fm_carve(base, &used, n_logits, size);
     }
     return used;
 }

@@ -276,14 +276,6 @@ void fm_model_destroy(fm_model *m)
     fm_free(m);
 }
 
-/* Parts of the pass's memory, carved on cache lines; a NULL base only counts. */
-static void *carve(char *base, size_t *used_bytes, int64_t elements, size_t size_bytes)
-{
-    void *const at = base == NULL ? NULL : base + *used_bytes;
-    *used_bytes += ((size_t)elements * size_bytes + 63) / 64 * 64;
-    return at;
-}
-
 static size_t bind_workspace(fm_model *m, char *base, int64_t N)
 {
     /* the region is planned for N rows */
@@ -292,16 +284,16 @@ static size_t bind_workspace(fm_model *m, char *base, int64_t N)
     const size_t size = fm_dtype_bytes(m->setup.dtype);
     const int64_t wide = d->F > (int64_t)d->H * d->D ? d->F : (int64_t)d->H * d->D;
     size_t used = 0, kept, shared;
-    m->block.h_local = carve(base, &used, r->rows_local * d->C, size);
-    m->block.h = r->sequence_parallel ? carve(base, &used, r->rows_padded * d->C, size) : m->block.h_local;
-    m->block.wide = carve(base, &used, N * wide, size);
-    m->block.delta = carve(base, &used, N * d->H, sizeof(float));
+    m->block.h_local = fm_carve(base, &used, r->rows_local * d->C, size);
+    m->block.h = r->sequence_parallel ? fm_carve(base, &used, r->rows_padded * d->C, size) : m->block.h_local;
+    m->block.wide = fm_carve(base, &used, N * wide, size);
+    m->block.delta = fm_carve(base, &used, N * d->H, sizeof(float));
     for (int i = 0; i < 2; i++) {
-        m->flow[i] = carve(base, &used, r->rows_local * d->C, size);
+        m->flow[i] = fm_carve(base, &used, r->rows_local * d->C, size);
     }
     fm_block_saved unused;
     fm_block_saved_bind(&unused, &kept, &shared, d, m->setup.dtype, N, r->rows_local, m->setup.keep, NULL, NULL);
-    m->shared_saved = carve(base, &used, (int64_t)shared, 1);
+    m->shared_saved = fm_carve(base, &used, (int64_t)shared, 1);
     if (m->norm_unit >= 0) {
         used += fm_head_workspace_bind(&m->head, m, N, r->rows_padded, r->rows_local, base == NULL ? NULL : base + used);
     }
@@ -325,16 +317,16 @@ static size_t bind_slot(fm_model *m, fm_slot *slot, int n_layers, char *base, in
             slot->blocks[i].x = m->flow[i % 2];
         }
     }
-    slot->out = carve(base, &used, r->rows_local * d->C, size);
-    slot->rstd_out = carve(base, &used, r->rows_local, sizeof(float));
+    slot->out = fm_carve(base, &used, r->rows_local * d->C, size);
+    slot->rstd_out = fm_carve(base, &used, r->rows_local, sizeof(float));
     if (!m->setup.trains) {
         return used;
     }
-    slot->dx[n_layers] = carve(base, &used, r->rows_local * d->C, size);
+    slot->dx[n_layers] = fm_carve(base, &used, r->rows_local * d->C, size);
     for (int i = n_layers - 1; i >= 0; i--) {
         /* kept where a weight part comes later, and while the first is on its way to the stage before */
         const bool own = m->split_backward || (i == 0 && m->layout.mesh.size[FM_PP] > 1);
-        slot->dx[i] = own ? carve(base, &used, r->rows_local * d->C, size) : m->flow[i % 2];
+        slot->dx[i] = own ? fm_carve(base, &used, r->rows_local * d->C, size) : m->flow[i % 2];
         if (m->split_backward || i == n_layers - 1) {
             size_t bytes;
             fm_block_grads_bind(&slot->grads[i], &bytes, d, m->setup.dtype, N, r->rows_local,

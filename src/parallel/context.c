@@ -83,21 +83,14 @@ void fm_context_destroy(fm_context *context)
     }
 }
 
-static void *carve(void *memory, size_t *used_bytes, int64_t elements, size_t size_bytes)
-{
-    void *const at = memory == NULL ? NULL : (char *)memory + *used_bytes;
-    *used_bytes += ((size_t)elements * size_bytes + 63) / 64 * 64;
-    return at;
-}
-
 static size_t bind_all_gather(buffers *at, void *memory, int ranks, const fm_attention_args *args)
 {
     const int64_t elements = args->B * args->Tq * ranks * 2 * args->K * args->D;
     size_t used_bytes = 0;
-    at->gathered = carve(memory, &used_bytes, elements, sizeof(float));
-    at->ordered = carve(memory, &used_bytes, elements, fm_dtype_bytes(args->dtype));
-    at->gradients = carve(memory, &used_bytes, elements, sizeof(float));
-    at->wide = args->dtype == FM_F32 ? NULL : carve(memory, &used_bytes, args->B * args->Tq * args->ldq, sizeof(float));
+    at->gathered = fm_carve(memory, &used_bytes, elements, sizeof(float));
+    at->ordered = fm_carve(memory, &used_bytes, elements, fm_dtype_bytes(args->dtype));
+    at->gradients = fm_carve(memory, &used_bytes, elements, sizeof(float));
+    at->wide = args->dtype == FM_F32 ? NULL : fm_carve(memory, &used_bytes, args->B * args->Tq * args->ldq, sizeof(float));
     return used_bytes;
 }
 
@@ -107,13 +100,13 @@ static size_t bind_ring(buffers *at, void *memory, const fm_attention_args *args
     size_t used_bytes = 0;
     for (int lane = 0; lane < LANES; lane++) {
         for (int i = 0; i < 2; i++) {
-            at->keys[lane][i] = carve(memory, &used_bytes, elements, fm_dtype_bytes(args->dtype));
-            at->partial[lane][i] = carve(memory, &used_bytes, elements, sizeof(float));
+            at->keys[lane][i] = fm_carve(memory, &used_bytes, elements, fm_dtype_bytes(args->dtype));
+            at->partial[lane][i] = fm_carve(memory, &used_bytes, elements, sizeof(float));
         }
-        at->arriving[lane] = carve(memory, &used_bytes, elements, sizeof(float));
-        at->home[lane] = carve(memory, &used_bytes, elements, sizeof(float));
+        at->arriving[lane] = fm_carve(memory, &used_bytes, elements, sizeof(float));
+        at->home[lane] = fm_carve(memory, &used_bytes, elements, sizeof(float));
     }
-    at->wide = carve(memory, &used_bytes, args->B * args->Tq * (args->ldq > args->ldo ? args->ldq : args->ldo), sizeof(float));
+    at->wide = fm_carve(memory, &used_bytes, args->B * args->Tq * (args->ldq > args->ldo ? args->ldq : args->ldo), sizeof(float));
     return used_bytes;
 }
 
