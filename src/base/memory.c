@@ -114,6 +114,17 @@ void *fm_carve(void *base, size_t *used_bytes, int64_t elements, size_t size_byt
     return at;
 }
 
+void fm_memory_note(enum fm_memory kind, int64_t change_bytes)
+{
+    if (change_bytes >= 0) {
+        count_up(kind, (size_t)change_bytes);
+        count_up(FM_MEMORY_KINDS, (size_t)change_bytes);
+    } else {
+        atomic_fetch_sub(&used[kind], (size_t)-change_bytes);
+        atomic_fetch_sub(&used[FM_MEMORY_KINDS], (size_t)-change_bytes);
+    }
+}
+
 size_t fm_memory_used_bytes(enum fm_memory kind)
 {
     return atomic_load(&used[kind]);

@@ -49,6 +49,9 @@ void fm_free(void *pointer);
  * line. base NULL: only counts, and gives NULL; so one function tells how much is needed and takes it. Local. */
 void *fm_carve(void *base, size_t *used_bytes, int64_t elements, size_t size_bytes);
 
+/* Counts memory that is not fm_alloc's own (a device's): change_bytes more, or less where negative. Local, thread-safe. */
+void fm_memory_note(enum fm_memory kind, int64_t change_bytes);
+
 /* Bytes in use now, and the most since the start, of one kind or (FM_MEMORY_KINDS) of all together. Local. */
 size_t fm_memory_used_bytes(enum fm_memory kind);
 size_t fm_memory_peak_bytes(enum fm_memory kind);

@@ -56,8 +56,21 @@ static int read_arrays(void *user, void *out, int tensor, int64_t first_row, int
     const int64_t width = row_elements(&slice);
     const enum fm_dtype dtype = feed->dtypes[tensor];
     const char *const from = (const char *)feed->data[tensor] + (size_t)(first_row * width) * fm_dtype_bytes(dtype);
-    fm_dtype_convert(out, feed->layout->tensors[tensor].dtype, from, dtype, n_rows * width);
-    return FM_OK;
+    const enum fm_dtype wanted = feed->layout->tensors[tensor].dtype;
+    if (feed->device == NULL || feed->device->table->is_host) {
+        fm_dtype_convert(out, wanted, from, dtype, n_rows * width);
+        return FM_OK;
+    }
+    void *const here = fm_alloc_array(n_rows * width, fm_dtype_bytes(dtype), FM_MEMORY_WORKSPACE);
+    int rc = here == NULL ? FM_ERR_MEMORY : FM_OK;
+    if (rc == FM_OK) {
+        rc = fm_device_copy_out(feed->device, here, from, (size_t)(n_rows * width) * fm_dtype_bytes(dtype));
+    }
+    if (rc == FM_OK) {
+        fm_dtype_convert(out, wanted, here, dtype, n_rows * width);
+    }
+    fm_free(here);
+    return rc;
 }
 
 fm_tensor_feed fm_feed_arrays(fm_array_feed *arrays)

@@ -6,6 +6,7 @@
 #include "ckpt/source.h"
 #include "mesh/comm.h"
 #include "parallel/layout.h"
+#include "tensor/device.h"
 
 /* Where the numbers come from: rows [first_row, first_row + n_rows) of this rank's local array of a tensor, in the layout's dtype
  * of it, into out. Local: it must not communicate. */
@@ -14,13 +15,14 @@ typedef struct {
     void *user;
 } fm_tensor_feed;
 
-/* A feed from arrays in memory: data[t] is the local array of tensor t in dtypes[t]; rounded to nearest even where the layout's
+/* A feed from arrays in a device's memory: data[t] is the local array of tensor t in dtypes[t]; rounded to nearest even where the layout's
  * dtype is narrower. The struct must outlive the feed; all is borrowed. */
 typedef struct {
     const fm_layout *layout;
     fm_coord coord;
     const void *const *data;           /* [n_tensors] */
     const enum fm_dtype *dtypes;       /* [n_tensors] */
+    fm_device *device;                 /* NULL: the host */
 } fm_array_feed;
 fm_tensor_feed fm_feed_arrays(fm_array_feed *arrays);
 

@@ -16,6 +16,7 @@ struct fm_saving {
     char dir[FM_PATH_BYTES];
     fm_shard_item *items;              /* [n_items]: every tensor of the layout, whether this rank holds it or not */
     const void **from;                 /* [n_items]: this rank's arrays, or their copies */
+    fm_device *device;                 /* of the arrays; NULL: they are copies in the host's memory */
     int n_items;
     fm_shard_summary *summaries;       /* [mesh ranks] */
     fm_shard_file *file;               /* NULL: this rank owns nothing */
@@ -108,14 +109,27 @@ static double now_s(void)
     return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
 }
 
-/* Any thread. */
+/* An array that lies in the device's memory, by way of the host's. */
+static int write_from_device(fm_saving *s, int i, size_t size_bytes)
+{
+    void *const here = fm_alloc(size_bytes, FM_MEMORY_CHECKPOINT);
+    int rc = here == NULL ? FM_ERR_MEMORY : fm_device_copy_out(s->device, here, s->from[i], size_bytes);
+    if (rc == FM_OK) {
+        rc = fm_shard_file_write(s->file, i, here, size_bytes);
+    }
+    fm_free(here);
+    return rc;
+}
+
+/* Any thread; with copies. */
 static int write_arrays(fm_saving *s)
 {
+    const bool is_host = s->device == NULL || s->device->table->is_host;
     const double begin_s = now_s();
     for (int i = 0; i < s->n_items; i++) {
         const int64_t bytes = fm_shard_file_item_bytes(s->file, i);
         if (bytes > 0) {
-            FM_TRY(fm_shard_file_write(s->file, i, s->from[i], (size_t)bytes));
+            FM_TRY(is_host ? fm_shard_file_write(s->file, i, s->from[i], (size_t)bytes) : write_from_device(s, i, (size_t)bytes));
         }
     }
     FM_TRY(fm_shard_file_sync(s->file));
@@ -138,6 +152,7 @@ static void *write_behind(void *argument)
 static int start(fm_saving *s, const fm_model *model, void *copy, size_t copy_bytes)
 {
     if (copy == NULL) {
+        s->device = model->compute->device;
         atomic_store(&s->written, true);
         return write_arrays(s);
     }

@@ -306,7 +306,7 @@ int fm_assembly_export(const fm_assembly *a, const char *dir)
     }
     rc = fm_comm_agree(a->launch->world, rc);
     if (rc == FM_OK) {
-        fm_array_feed arrays = { .layout = &m->layout, .coord = m->coord, .data = data, .dtypes = dtypes };
+        fm_array_feed arrays = { .layout = &m->layout, .coord = m->coord, .data = data, .dtypes = dtypes, .device = a->device };
         const fm_tensor_feed feed = fm_feed_arrays(&arrays);
         const fm_export_options options = { .source_dir = a->job.model.path };
         rc = fm_export(dir, &m->layout, &feed, &options, a->launch->world, fm_groups_get(a->groups, FM_GROUP_TP));

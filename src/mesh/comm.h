@@ -114,7 +114,19 @@ void fm_groups_destroy(fm_groups *groups);
 /* "pp", .. "world", "fsdp", ...: static storage. Local. */
 const char *fm_group_name(enum fm_group which);
 
+/* A group's communicator for numbers of the host. Local. */
 fm_comm *fm_groups_get(const fm_groups *groups, enum fm_group which);
+
+/* A group's communicator for arrays in the device's memory; the host's own where fm_groups_open_device was not called. Local. */
+fm_comm *fm_groups_device(const fm_groups *groups, enum fm_group which);
+
+/* Makes one group's communicator for arrays in a device's memory: of the ranks that give one color (below 0: none), ordered by key.
+ * `host` is the same group for the host's numbers. NULL for fewer than two members. Collective on the world. */
+typedef int fm_comm_make_fn(fm_comm **out, void *context, fm_comm *host, enum fm_group which, int color, int key);
+
+/* Makes every group but the world a second time, for arrays in a device's memory. Collective on the world. On failure some are made:
+ * fm_groups_destroy closes them. */
+int fm_groups_open_device(fm_groups *groups, fm_comm_make_fn *make, void *context);
 const fm_mesh_shape *fm_groups_mesh(const fm_groups *groups);
 fm_coord fm_groups_coord(const fm_groups *groups);
 

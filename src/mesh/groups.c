@@ -6,7 +6,10 @@
 struct fm_groups {
     fm_mesh_shape shape;
     fm_coord coord;
+    int colors[FM_GROUPS];
     fm_comm *members[FM_GROUPS];
+    bool has_device;
+    fm_comm *device_members[FM_GROUPS];
 };
 
 static const char *const names[FM_GROUPS] = {
@@ -67,8 +70,8 @@ int fm_groups_new(fm_groups **out, const fm_mesh_shape *shape, const int *kv_run
     groups->coord = fm_mesh_coord(shape, rank);
     for (int g = 0; g < FM_GROUPS; g++) {
         if (g != FM_GROUP_WORLD) {
-            const int color = color_of(shape, &groups->coord, (enum fm_group)g, kv_run);
-            FM_TRY_TO(failed, rc, fm_comm_mpi_split(&groups->members[g], names[g], mpi_comm, color, rank));
+            groups->colors[g] = color_of(shape, &groups->coord, (enum fm_group)g, kv_run);
+            FM_TRY_TO(failed, rc, fm_comm_mpi_split(&groups->members[g], names[g], mpi_comm, groups->colors[g], rank));
         }
     }
     return FM_OK;
@@ -78,12 +81,25 @@ failed:
     return rc;
 }
 
+int fm_groups_open_device(fm_groups *groups, fm_comm_make_fn *make, void *context)
+{
+    fm_comm *const world = groups->members[FM_GROUP_WORLD];
+    groups->has_device = true;
+    for (int g = 0; g < FM_GROUPS && world != NULL; g++) {
+        if (g != FM_GROUP_WORLD) {
+            FM_TRY(make(&groups->device_members[g], context, groups->members[g], (enum fm_group)g, groups->colors[g], world->rank));
+        }
+    }
+    return FM_OK;
+}
+
 void fm_groups_destroy(fm_groups *groups)
 {
     if (groups == NULL) {
         return;
     }
     for (int g = FM_GROUPS - 1; g >= 0; g--) {
+        fm_comm_destroy(groups->device_members[g]);
         fm_comm_destroy(groups->members[g]);
     }
     fm_free(groups);
@@ -97,6 +113,11 @@ const char *fm_group_name(enum fm_group which)
 fm_comm *fm_groups_get(const fm_groups *groups, enum fm_group which)
 {
     return groups->members[which];
+}
+
+fm_comm *fm_groups_device(const fm_groups *groups, enum fm_group which)
+{
+    return groups->has_device ? groups->device_members[which] : groups->members[which];
 }
 
 const fm_mesh_shape *fm_groups_mesh(const fm_groups *groups)

@@ -1,11 +1,8 @@
 #include "model/ends.h"
 
-#include <math.h>
-
 #include "ops/rows.h"
 
-/* Logits take about this much memory at a time. */
-enum { LOGITS_BYTES = 48 << 20, LEAST_ROWS = 16 };
+enum { LEAST_ROWS = 16 };
 
 size_t fm_head_workspace_bind(fm_head_workspace *w, const fm_model *m, int64_t N, int64_t N_padded, int64_t S, void *memory)
 {
@@ -15,7 +12,7 @@ size_t fm_head_workspace_bind(fm_head_workspace *w, const fm_model *m, int64_t N
     size_t used = 0;
     w->rows = N;
     w->chunk_words = m->units[m->head_unit].tensors[0].chunk_rows;
-    w->chunk_rows = LOGITS_BYTES / (w->chunk_words * (int64_t)sizeof(float));
+    w->chunk_rows = (int64_t)m->compute->device->table->logits_bytes / (w->chunk_words * (int64_t)sizeof(float));
     w->chunk_rows = w->chunk_rows < LEAST_ROWS ? LEAST_ROWS : w->chunk_rows;
     w->chunk_rows = w->chunk_rows > N ? N : w->chunk_rows;
     const int64_t n_logits = w->chunk_rows * w->chunk_words;
@@ -97,11 +94,11 @@ static int add_statistics(fm_model *m, const fm_slot *slot, const logits_part *p
                                                 w->logits, slot->labelled_ids + p->row, p->word, p->rows, p->words);
 }
 
-/* Statistics of rows [row, row + n) over the whole vocabulary: combined over tp; the loss is added to the slot. */
+/* Statistics of rows [row, row + n) over the whole vocabulary: combined over tp; the loss is added to the model's. */
 static int finish_statistics(fm_model *m, fm_slot *slot, int64_t row, int64_t n)
 {
     fm_head_workspace *const w = &m->head;
-    fm_comm *const tp = fm_groups_get(m->groups, FM_GROUP_TP);
+    fm_comm *const tp = fm_groups_device(m->groups, FM_GROUP_TP);
     const fm_ops *const ops = m->compute->ops;
     float *const max = w->max + row, *const all = w->global_max + row, *const sum = w->sum_label + row, *const label = sum + w->rows;
     if (tp != NULL) {
@@ -112,7 +109,7 @@ static int finish_statistics(fm_model *m, fm_slot *slot, int64_t row, int64_t n)
         FM_TRY(fm_comm_all_reduce(tp, label, n, FM_F32, FM_SUM));
         FM_TRY(fm_device_copy(m->compute->device, max, all, (size_t)n * sizeof *max));
     }
-    return ops->cross_entropy_finish(m->compute, &slot->loss, max, sum, label, n);
+    return ops->cross_entropy_finish(m->compute, m->loss, max, sum, label, n);
 }
 
 /* dx of the rows += dlogits W; dW += dlogits^T x. The logits are in the buffer. */
@@ -129,23 +126,6 @@ static int add_gradients(fm_model *m, const fm_slot *slot, const logits_part *p,
     fm_gemm_args d = { .in = dtype, .out = FM_F32, .trans_a = true, .m = p->words, .n = C, .k = p->rows, .accumulate = true };
     d.a = w->dlogits, d.lda = p->words, d.b = fm_at(w->x, dtype, p->row * C), d.ldb = C, d.c = dw, d.ldc = C;
     return m->compute->ops->gemm(m->compute, &d);
-}
-
-/* The statistics' start values: -inf, 0, 0. */
-static int clear_statistics(fm_model *m)
-{
-    fm_head_workspace *const w = &m->head;
-    float *const start = fm_alloc_array(w->rows, sizeof *start, FM_MEMORY_HOST);
-    if (start == NULL) {
-        return FM_ERR_MEMORY;
-    }
-    for (int64_t i = 0; i < w->rows; i++) {
-        start[i] = -INFINITY;
-    }
-    const int rc = fm_device_copy_in(m->compute->device, w->max, start, (size_t)w->rows * sizeof *start);
-    fm_free(start);
-    FM_TRY(rc);
-    return fm_device_zero(m->compute->device, w->sum_label, 2 * (size_t)w->rows * sizeof(float));
 }
 
 static void next_rows(logits_part *p, const fm_model *m, const fm_slot *slot, int64_t row)
@@ -257,12 +237,11 @@ static int backward_through_final_norm(fm_model *m, fm_slot *slot, int n_layers)
 int fm_head_forward(fm_model *m, fm_slot *slot, int n_layers, float scale)
 {
     const void *h;
-    slot->loss = 0.0;
     FM_TRY(final_norm(m, slot, &h));
     /* only rows with a label take part: they are brought together */
     FM_TRY(m->compute->ops->embedding(m->compute, m->head.x, slot->labelled, h, 0, m->block.region.rows, false, m->setup.dtype,
                                       slot->n_labelled, m->config.C));
-    FM_TRY(clear_statistics(m));
+    FM_TRY(m->compute->ops->cross_entropy_begin(m->compute, m->head.max, m->head.sum_label, m->head.rows));
     if (fm_fsdp_chunks(m->fsdp) == 1) {
         FM_TRY(loss_of_whole_vocabulary(m, slot, scale));
     } else {

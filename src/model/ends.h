@@ -15,8 +15,8 @@ int fm_embedding_forward(fm_model *model, fm_slot *slot);
 /* Adds the embedding's gradient from dx[0]. Collective on tp and fsdp. */
 int fm_embedding_backward(fm_model *model, fm_slot *slot);
 
-/* slot->loss from slot->out; where the model trains also dx[n_layers] and the gradients of norm and head, each token weighing `scale`.
- * Collective on tp and fsdp. */
+/* *m->loss += the loss of slot->out; where the model trains also dx[n_layers] and the gradients of norm and head, each token
+ * weighing `scale`. Collective on tp and fsdp. */
 int fm_head_forward(fm_model *model, fm_slot *slot, int n_layers, float scale);
 
 /* Logits of all tokens of the slot for this rank's words: [N, words of this tp rank] fp32, to the host. For generation and tests.

@@ -183,7 +183,7 @@ static int build(fm_model *m, const fm_chunk *chunks)
     }
     m->block.compute = m->compute;
     m->block.dtype = m->setup.dtype;
-    m->block.region = (fm_region){ .tp = fm_groups_get(m->groups, FM_GROUP_TP), .sequence_parallel = m->setup.sequence_parallel };
+    m->block.region = (fm_region){ .tp = fm_groups_device(m->groups, FM_GROUP_TP), .sequence_parallel = m->setup.sequence_parallel };
     fm_region_plan(&m->block.region, 1);
     m->setup.sequence_parallel = m->block.region.sequence_parallel;
     return FM_OK;
@@ -255,6 +255,7 @@ void fm_model_destroy(fm_model *m)
     }
     fm_device *const device = m->compute->device;
     free_passes(m);
+    fm_device_free(device, m->loss);
     fm_fsdp_destroy(m->fsdp);
     fm_context_destroy(m->block.context);
     for (int u = 0; u < m->n_units; u++) {
@@ -395,11 +396,16 @@ int fm_model_allocate(fm_model *m)
     for (int u = 0; u < m->n_units; u++) {
         FM_TRY(alloc_unit(m, u));
     }
-    fm_comm *const group = fm_groups_get(m->groups, FM_GROUP_FSDP);
+    m->loss = fm_device_alloc(m->compute->device, (size_t)(1 + m->n_params) * sizeof *m->loss, FM_MEMORY_WORKSPACE);
+    if (m->loss == NULL) {
+        return FM_ERR_MEMORY;
+    }
+    m->squares = m->loss + 1;
+    fm_comm *const group = fm_groups_device(m->groups, FM_GROUP_FSDP);
     FM_TRY(fm_fsdp_new(&m->fsdp, m->units, m->n_units, group, m->compute->device, m->setup.dtype,
                        m->setup.reduce_dtype));
     m->block.fsdp = m->fsdp;
-    return fm_context_new(&m->block.context, fm_groups_get(m->groups, FM_GROUP_CP), m->compute->device, FM_CONTEXT_AUTO);
+    return fm_context_new(&m->block.context, fm_groups_device(m->groups, FM_GROUP_CP), m->compute->device, FM_CONTEXT_AUTO);
 }
 
 /* The largest call of attention that the passes will make. */
@@ -516,7 +522,6 @@ int fm_model_begin(fm_model *m, fm_slot *slot, const fm_chunk *chunk, const fm_m
     slot->T = batch->T;
     slot->padded_T = batch->padded_T;
     slot->row_T = batch->row_T;
-    slot->loss = 0.0;
     slot->with_gradients = m->setup.trains && !batch->only_loss;
     int32_t *const rows = fm_alloc_array(2 * N, sizeof *rows, FM_MEMORY_HOST);
     if (rows == NULL) {

@@ -70,7 +70,6 @@ typedef struct {
     void **dx;                         /* [layers + 1] gradient of each block's input; the last: of `out` */
     void *out;                         /* [S, C] of the last block: what the head or the next stage gets */
     float *rstd_out;                   /* [S] of the final norm */
-    double loss;                       /* sum over the labelled tokens; the last stage's */
     void *memory;
 } fm_slot;
 
@@ -122,6 +121,8 @@ typedef struct fm_model {
 
     /* for at most max_B rows of max_T tokens */
     fm_block block;
+    double *loss;                      /* on the device: sum over the labelled tokens of a pass; the last stage's */
+    double *squares;                   /* [n_params] on the device: of gradients */
     int max_B;
     int64_t max_T;
     int n_slots;
@@ -185,8 +186,9 @@ int fm_model_select(fm_model *model, const fm_slot *slot);
 /* Rows of activations that travel between stages: [rows, C] of setup.dtype. Local. */
 int64_t fm_model_boundary_rows(const fm_model *model, const fm_slot *slot);
 
-/* Forward of a chunk. Without the embedding, slot->blocks[0].x holds what came from the stage before. With the head: slot->loss, and (where
- * the model trains) dx[n_layers] and the head's gradients, each token weighing `scale`. Collective on tp, fsdp, cp of the stage. */
+/* Forward of a chunk. Without the embedding, slot->blocks[0].x holds what came from the stage before. With the head: *model->loss +=,
+ * and (where the model trains) dx[n_layers] and the head's gradients, each token weighing `scale`. Collective on tp, fsdp, cp of the
+ * stage. */
 int fm_stage_forward(fm_model *model, const fm_chunk *chunk, fm_slot *slot, float scale);
 
 /* Backward of a chunk from dx[n_layers] to dx[0] (and the embedding). with_weights: also the weight part, block by block. */

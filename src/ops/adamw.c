@@ -7,9 +7,9 @@ enum { BLOCK = 1024 };
  * w *= 1 - lr decay;  m = beta1 m + (1 - beta1) g;  v = beta2 v + (1 - beta2) g^2;  w -= lr / c1 * m / (sqrt(v / c2) + eps). */
 FM_ROW_KERNEL
 static void update_block(float *restrict w, float *restrict m, float *restrict v, const float *restrict gradient, int64_t n,
-                         const fm_adamw_args *args)
+                         double weight_decay, const fm_adamw_args *args)
 {
-    const float keep = (float)(1.0 - args->lr * args->weight_decay);
+    const float keep = (float)(1.0 - args->lr * weight_decay);
     const float step = (float)(args->lr / args->correction1);
     const float root = (float)(1.0 / sqrt(args->correction2));
     const float new1 = (float)(1.0 - args->beta1), new2 = (float)(1.0 - args->beta2), beta2 = (float)args->beta2;
@@ -22,29 +22,37 @@ static void update_block(float *restrict w, float *restrict m, float *restrict v
     }
 }
 
-int fm_cpu_adamw(fm_compute *compute, void *master, enum fm_dtype master_dtype, void *weight, enum fm_dtype dtype, void *m, void *v,
-                 enum fm_dtype state_dtype, const float *gradient, int64_t n, const fm_adamw_args *args)
+static void update_part(const fm_adamw_part *part, enum fm_dtype master_dtype, enum fm_dtype dtype, enum fm_dtype state_dtype,
+                        const fm_adamw_args *args)
 {
-    (void)compute;
 #pragma omp parallel for schedule(static)
-    for (int64_t i = 0; i < n; i += BLOCK) {
-        const int64_t part = n - i < BLOCK ? n - i : BLOCK;
+    for (int64_t i = 0; i < part->n; i += BLOCK) {
+        const int64_t n = part->n - i < BLOCK ? part->n - i : BLOCK;
         float scratch[3][BLOCK], *rows[3];
-        void *const at[3] = { fm_at(master, master_dtype, i), fm_at(m, state_dtype, i), fm_at(v, state_dtype, i) };
+        void *const at[3] = { fm_at(part->master, master_dtype, i), fm_at(part->m, state_dtype, i), fm_at(part->v, state_dtype, i) };
         const enum fm_dtype dtypes[3] = { master_dtype, state_dtype, state_dtype };
         for (int k = 0; k < 3; k++) {
             rows[k] = fm_row_target(scratch[k], at[k], dtypes[k]);
             if (dtypes[k] != FM_F32) {
-                fm_row_load(rows[k], at[k], dtypes[k], part);
+                fm_row_load(rows[k], at[k], dtypes[k], n);
             }
         }
-        update_block(rows[0], rows[1], rows[2], gradient + i, part, args);
+        update_block(rows[0], rows[1], rows[2], part->gradient + i, n, part->weight_decay, args);
         for (int k = 0; k < 3; k++) {
-            fm_row_finish(at[k], dtypes[k], rows[k], part);
+            fm_row_finish(at[k], dtypes[k], rows[k], n);
         }
-        if (weight != NULL) {
-            fm_row_store(fm_at(weight, dtype, i), dtype, rows[0], part);
+        if (part->weight != NULL) {
+            fm_row_store(fm_at(part->weight, dtype, i), dtype, rows[0], n);
         }
+    }
+}
+
+int fm_cpu_adamw(fm_compute *compute, const fm_adamw_part *parts, int n_parts, enum fm_dtype master_dtype, enum fm_dtype dtype,
+                 enum fm_dtype state_dtype, const fm_adamw_args *args)
+{
+    (void)compute;
+    for (int p = 0; p < n_parts; p++) {
+        update_part(&parts[p], master_dtype, dtype, state_dtype, args);
     }
     return FM_OK;
 }

@@ -29,6 +29,7 @@ static const fm_ops cpu_ops = {
     .swiglu_backward = fm_cpu_swiglu_backward,
     .embedding = fm_cpu_embedding,
     .embedding_backward = fm_cpu_embedding_backward,
+    .cross_entropy_begin = fm_cpu_cross_entropy_begin,
     .cross_entropy_chunk = fm_cpu_cross_entropy_chunk,
     .cross_entropy_rescale = fm_cpu_cross_entropy_rescale,
     .cross_entropy_finish = fm_cpu_cross_entropy_finish,

@@ -1,7 +1,9 @@
 /* The operations of a model, on a device. A device provides them as one const table (cpu.c holds the reference's); the model calls
  * compute->ops->NAME(compute, ...) and knows no device. All operations are local: none communicates.
  *
- * Conventions. Outputs first. N rows (tokens); matrices are row-major with a leading dimension ld in elements. `dtype` is that of
+ * Conventions. Every array that is read or written lies in the device's memory; numbers, and the lists of parts and spans, are the host's.
+ * Nothing waits: an operation is done in the order in which it was asked for, and its results come to the host by
+ * fm_device_copy_out. Outputs first. N rows (tokens); matrices are row-major with a leading dimension ld in elements. `dtype` is that of
  * weights, activations and their gradients (F32, BF16 or F16); arithmetic, statistics and gradients of parameters are fp32.
  * Every output says whether it is written (=) or added to (+=). */
 #ifndef FM_OPS_COMPUTE_H
@@ -47,10 +49,24 @@ typedef struct {
 } fm_attention_args;
 
 typedef struct {
-    double lr, beta1, beta2, eps, weight_decay;   /* double: 1 - beta2 of a rounded beta2 is off by 1e-5 */
+    double lr, beta1, beta2, eps;      /* double: 1 - beta2 of a rounded beta2 is off by 1e-5 */
     double gradient_scale;             /* clipping, loss scale */
     double correction1, correction2;   /* 1 - beta^t */
 } fm_adamw_args;
+
+/* One tensor's part in an update. `master` is updated; `weight` (NULL where it is the master) is it, rounded. */
+typedef struct {
+    void *master, *weight, *m, *v;
+    const float *gradient;
+    int64_t n;
+    double weight_decay;
+} fm_adamw_part;
+
+/* A run of fp32 numbers. */
+typedef struct {
+    const float *x;
+    int64_t n;
+} fm_span;
 
 typedef struct {
     const char *name;
@@ -107,8 +123,10 @@ typedef struct {
     int (*embedding_backward)(fm_compute *compute, float *dw, const int32_t *ids, const void *dx, int64_t start, int64_t count,
                               int64_t padding, enum fm_dtype dtype, int64_t N, int64_t C);
 
+    /* max [N] = -inf, sums [2 N] = 0: what the statistics below start from (sum, then label_logit). */
+    int (*cross_entropy_begin)(fm_compute *compute, float *max, float *sums, int64_t N);
     /* Online statistics of cross entropy over one vocabulary chunk: logits [N, n] fp32 of words [start, start + n);
-     * max, sum (of exp(l - max)) and label_logit [N] are updated. Start with -inf, 0, 0. */
+     * max, sum (of exp(l - max)) and label_logit [N] are updated. */
     int (*cross_entropy_chunk)(fm_compute *compute, float *max, float *sum, float *label_logit, const float *logits,
                                const int32_t *labels, int64_t start, int64_t N, int64_t n);
     /* sum *= exp(old_max - new_max): statistics of one rank brought to the maximum of all. */
@@ -121,12 +139,12 @@ typedef struct {
     int (*cross_entropy_backward)(fm_compute *compute, void *dlogits, enum fm_dtype dtype, const float *logits, const float *max,
                                   const float *sum, const int32_t *labels, int64_t start, float scale, int64_t N, int64_t n);
 
-    /* torch.optim.AdamW over n elements. `master` (master_dtype) is updated; `weight` (dtype; NULL where it is the master) = rounded. */
-    int (*adamw)(fm_compute *compute, void *master, enum fm_dtype master_dtype, void *weight, enum fm_dtype dtype, void *m, void *v,
-                 enum fm_dtype state_dtype, const float *gradient, int64_t n, const fm_adamw_args *args);
+    /* torch.optim.AdamW on n_parts tensors: masters of master_dtype, weights of dtype, moments of state_dtype. */
+    int (*adamw)(fm_compute *compute, const fm_adamw_part *parts, int n_parts, enum fm_dtype master_dtype, enum fm_dtype dtype,
+                 enum fm_dtype state_dtype, const fm_adamw_args *args);
 
-    /* *out = sum of squares in double, summed in a fixed order. */
-    int (*sum_squares)(fm_compute *compute, double *out, const float *x, int64_t n);
+    /* out [n_spans] = each one's sum of squares in double, summed in a fixed order. */
+    int (*sum_squares)(fm_compute *compute, double *out, const fm_span *spans, int n_spans);
 } fm_ops;
 
 struct fm_compute {

@@ -11,7 +11,7 @@ int fm_cpu_add(fm_compute *compute, void *y, const void *x, enum fm_dtype dtype,
 int fm_cpu_copy_rows(fm_compute *compute, void *y, int64_t ldy, enum fm_dtype y_dtype, const void *x, int64_t ldx,
                      enum fm_dtype x_dtype, int64_t N, int64_t n);
 int fm_cpu_scale(fm_compute *compute, float *x, float factor, int64_t n);
-int fm_cpu_sum_squares(fm_compute *compute, double *out, const float *x, int64_t n);
+int fm_cpu_sum_squares(fm_compute *compute, double *out, const fm_span *spans, int n_spans);
 int fm_cpu_swiglu(fm_compute *compute, void *a, const void *gu, enum fm_dtype dtype, int64_t N, int64_t F);
 int fm_cpu_swiglu_backward(fm_compute *compute, void *dgu, const void *da, const void *gu, enum fm_dtype dtype, int64_t N, int64_t F);
 
@@ -42,6 +42,7 @@ int fm_cpu_embedding_backward(fm_compute *compute, float *dw, const int32_t *ids
                               int64_t padding, enum fm_dtype dtype, int64_t N, int64_t C);
 
 /* loss.c */
+int fm_cpu_cross_entropy_begin(fm_compute *compute, float *max, float *sums, int64_t N);
 int fm_cpu_cross_entropy_chunk(fm_compute *compute, float *max, float *sum, float *label_logit, const float *logits,
                                const int32_t *labels, int64_t start, int64_t N, int64_t n);
 int fm_cpu_cross_entropy_rescale(fm_compute *compute, float *sum, const float *old_max, const float *new_max, int64_t N);
@@ -51,7 +52,7 @@ int fm_cpu_cross_entropy_backward(fm_compute *compute, void *dlogits, enum fm_dt
                                   const float *sum, const int32_t *labels, int64_t start, float scale, int64_t N, int64_t n);
 
 /* adamw.c */
-int fm_cpu_adamw(fm_compute *compute, void *master, enum fm_dtype master_dtype, void *weight, enum fm_dtype dtype, void *m, void *v,
-                 enum fm_dtype state_dtype, const float *gradient, int64_t n, const fm_adamw_args *args);
+int fm_cpu_adamw(fm_compute *compute, const fm_adamw_part *parts, int n_parts, enum fm_dtype master_dtype, enum fm_dtype dtype,
+                 enum fm_dtype state_dtype, const fm_adamw_args *args);
 
 #endif

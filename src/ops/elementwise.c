@@ -110,13 +110,12 @@ static double block_squares(const float *x, int64_t n)
     return ((lanes[0] + lanes[1]) + (lanes[2] + lanes[3])) + ((lanes[4] + lanes[5]) + (lanes[6] + lanes[7]));
 }
 
-int fm_cpu_sum_squares(fm_compute *compute, double *out, const float *x, int64_t n)
+static double span_squares(const float *x, int64_t n)
 {
     /* one sum a part, parts of a size that does not depend on the threads, added in order */
     enum { PARTS = 64 };
     const int64_t part = (n + PARTS - 1) / PARTS;
-    double sums[PARTS] = { 0 };
-    (void)compute;
+    double sums[PARTS] = { 0 }, all = 0.0;
 #pragma omp parallel for schedule(static)
     for (int p = 0; p < PARTS; p++) {
         const int64_t start = p * part, end = start + part < n ? start + part : n;
@@ -124,9 +123,17 @@ int fm_cpu_sum_squares(fm_compute *compute, double *out, const float *x, int64_t
             sums[p] = block_squares(x + start, end - start);
         }
     }
-    *out = 0.0;
     for (int p = 0; p < PARTS; p++) {
-        *out += sums[p];
+        all += sums[p];
+    }
+    return all;
+}
+
+int fm_cpu_sum_squares(fm_compute *compute, double *out, const fm_span *spans, int n_spans)
+{
+    (void)compute;
+    for (int s = 0; s < n_spans; s++) {
+        out[s] = span_squares(spans[s].x, spans[s].n);
     }
     return FM_OK;
 }

@@ -22,6 +22,16 @@ static float row_sum_exp(const float *x, float max, int64_t n)
     return (float)sum;
 }
 
+int fm_cpu_cross_entropy_begin(fm_compute *compute, float *max, float *sums, int64_t N)
+{
+    (void)compute;
+    for (int64_t r = 0; r < N; r++) {
+        max[r] = -INFINITY;
+        sums[r] = sums[N + r] = 0.0f;
+    }
+    return FM_OK;
+}
+
 int fm_cpu_cross_entropy_chunk(fm_compute *compute, float *max, float *sum, float *label_logit, const float *logits,
                                const int32_t *labels, int64_t start, int64_t N, int64_t n)
 {

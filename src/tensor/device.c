@@ -77,6 +77,10 @@ static const fm_device_table cpu_table = {
     .add_f32 = cpu_add_f32,
     .convert = cpu_convert,
     .synchronize = cpu_synchronize,
+    .host_alloc = cpu_alloc,
+    .host_free = cpu_free,
+    .is_host = true,
+    .logits_bytes = 48u << 20,
     .close = cpu_close,
 };
 
@@ -126,6 +130,11 @@ int fm_device_copy(fm_device *device, void *to, const void *from, size_t size_by
 int fm_device_copy_in(fm_device *device, void *to, const void *host, size_t size_bytes)
 {
     return device->table->copy_in(device, to, host, size_bytes);
+}
+
+int fm_device_synchronize(fm_device *device)
+{
+    return device->table->synchronize(device);
 }
 
 int fm_device_copy_out(fm_device *device, void *host, const void *from, size_t size_bytes)

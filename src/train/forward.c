@@ -71,7 +71,7 @@ static int cut_rows(fm_forward *f, const fm_model *m, const int32_t *ids, int64_
 /* One chunk of this rank: from the stage before, to the stage behind; messages are tagged by the chunk that gets them. */
 static int run_chunk(fm_forward *f, fm_model *m, const fm_microbatch *batch, int c)
 {
-    fm_comm *const pp = fm_groups_get(m->groups, FM_GROUP_PP);
+    fm_comm *const pp = fm_groups_device(m->groups, FM_GROUP_PP);
     const int stages = m->layout.mesh.size[FM_PP], at = m->coord.at[FM_PP];
     fm_slot *const slot = &m->slots[0];
     fm_chunk chunk = m->chunks[c];

@@ -4,6 +4,7 @@
 #include <math.h>
 #include <string.h>
 
+#include "base/memory.h"
 #include "ops/rows.h"
 
 void fm_optimizer_begin(fm_model *model)
@@ -16,9 +17,9 @@ void fm_optimizer_begin(fm_model *model)
 static fm_comm *group_of(const fm_model *model, enum fm_param_sum sum)
 {
     switch (sum) {
-    case FM_SUM_TP: return fm_groups_get(model->groups, FM_GROUP_TP);
-    case FM_SUM_KV_REPLICAS: return fm_groups_get(model->groups, FM_GROUP_KV_REPLICAS);
-    case FM_SUM_ENDS: return fm_groups_get(model->groups, FM_GROUP_ENDS);
+    case FM_SUM_TP: return fm_groups_device(model->groups, FM_GROUP_TP);
+    case FM_SUM_KV_REPLICAS: return fm_groups_device(model->groups, FM_GROUP_KV_REPLICAS);
+    case FM_SUM_ENDS: return fm_groups_device(model->groups, FM_GROUP_ENDS);
     default: return NULL;
     }
 }
@@ -26,7 +27,7 @@ static fm_comm *group_of(const fm_model *model, enum fm_param_sum sum)
 /* A unit's gradient summed over dp_replicate, in the dtype of sums between ranks. */
 static int sum_over_replicas(fm_model *model, fm_fsdp_unit *unit)
 {
-    fm_comm *const replicas = fm_groups_get(model->groups, FM_GROUP_DP_REPLICATE);
+    fm_comm *const replicas = fm_groups_device(model->groups, FM_GROUP_DP_REPLICATE);
     fm_device *const device = model->compute->device;
     const enum fm_dtype dtype = model->setup.reduce_dtype;
     const int64_t n = unit->shard_elements;
@@ -63,19 +64,37 @@ int fm_optimizer_finish_gradients(fm_model *model, double loss_scale)
     return FM_OK;
 }
 
+/* squares [n_params] = each gradient's sum of squares on this rank. */
+static int squares_of_all(double *squares, fm_model *model)
+{
+    fm_span *const spans = fm_alloc_array(model->n_params, sizeof *spans, FM_MEMORY_HOST);
+    if (spans == NULL) {
+        return FM_ERR_MEMORY;
+    }
+    for (int p = 0; p < model->n_params; p++) {
+        const fm_param_view view = fm_model_param(model, p);
+        spans[p] = (fm_span){ view.gradient, view.elements };
+    }
+    int rc = model->compute->ops->sum_squares(model->compute, model->squares, spans, model->n_params);
+    if (rc == FM_OK) {
+        rc = fm_device_copy_out(model->compute->device, squares, model->squares, (size_t)model->n_params * sizeof *squares);
+    }
+    fm_free(spans);
+    return rc;
+}
+
 int fm_optimizer_norm(double *norm, fm_model *model)
 {
     double sum = 0.0;
-    int rc = FM_OK;
+    double *const squares = fm_alloc_array(model->n_params, sizeof *squares, FM_MEMORY_HOST);
+    int rc = squares == NULL ? FM_ERR_MEMORY : squares_of_all(squares, model);
     for (int p = 0; p < model->n_params && rc == FM_OK; p++) {
-        const fm_param_view view = fm_model_param(model, p);
-        double squares = 0.0;
-        FM_TRY(model->compute->ops->sum_squares(model->compute, &squares, view.gradient, view.elements));
-        if (!isfinite(squares)) {
+        if (!isfinite(squares[p])) {
             rc = fm_fail(FM_ERR_NUMERIC, "the gradient of %s is infinite or NaN", model->tensors[model->params[p].tensor].name);
         }
-        sum += model->params[p].slice.owner ? squares : 0.0;
+        sum += model->params[p].slice.owner ? squares[p] : 0.0;
     }
+    fm_free(squares);
     fm_comm *const world = fm_groups_get(model->groups, FM_GROUP_WORLD);
     FM_TRY(fm_comm_agree(world, rc));
     FM_TRY(fm_comm_all_reduce(world, &sum, 1, FM_F64, FM_SUM));
@@ -103,17 +122,24 @@ int fm_optimizer_update(fm_optimizer *optimizer, fm_model *model, double lr, dou
     const fm_optimizer_options *const o = optimizer->options;
     const double t = (double)++optimizer->updates;
     const double scale = o->clip_grad_norm > 0 && o->clip_grad_norm < norm + 1e-6 ? o->clip_grad_norm / (norm + 1e-6) : 1.0;
-    fm_adamw_args args = {
+    const fm_adamw_args args = {
         .lr = (float)lr, .beta1 = (float)o->beta1, .beta2 = (float)o->beta2, .eps = (float)o->eps, .gradient_scale = (float)scale,
         .correction1 = 1.0 - pow(o->beta1, t), .correction2 = 1.0 - pow(o->beta2, t),
     };
+    fm_adamw_part *const parts = fm_alloc_array(model->n_params, sizeof *parts, FM_MEMORY_HOST);
+    if (parts == NULL) {
+        return FM_ERR_MEMORY;
+    }
     for (int p = 0; p < model->n_params; p++) {
         const fm_param_view v = fm_model_param(model, p);
-        const bool copies = v.master != NULL;
-        args.weight_decay = fm_optimizer_decays(o, model->tensors[model->params[p].tensor].name) ? (float)o->weight_decay : 0.0f;
-        FM_TRY(model->compute->ops->adamw(model->compute, copies ? v.master : v.weight, model->setup.master_dtype,
-                                          copies ? v.weight : NULL, model->setup.dtype, v.exp_avg, v.exp_avg_sq,
-                                          model->setup.state_dtype, v.gradient, v.elements, &args));
+        const bool copies = v.master != NULL, decays = fm_optimizer_decays(o, model->tensors[model->params[p].tensor].name);
+        parts[p] = (fm_adamw_part){
+            .master = copies ? v.master : v.weight, .weight = copies ? v.weight : NULL, .m = v.exp_avg, .v = v.exp_avg_sq,
+            .gradient = v.gradient, .n = v.elements, .weight_decay = decays ? (float)o->weight_decay : 0.0f,
+        };
     }
-    return FM_OK;
+    const int rc = model->compute->ops->adamw(model->compute, parts, model->n_params, model->setup.master_dtype, model->setup.dtype,
+                                              model->setup.state_dtype, &args);
+    fm_free(parts);
+    return rc;
 }

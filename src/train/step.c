@@ -18,7 +18,6 @@ typedef struct {
     float scale;
     flight *flights;                   /* [model->n_slots] */
     int64_t n_freed;
-    double loss;
 } run_state;
 
 void fm_pass_clear(fm_pass *pass)
@@ -107,7 +106,7 @@ static int send(run_state *run, fm_request *request, const void *data, const fm_
     if (to.peer < 0) {
         return FM_OK;
     }
-    return fm_comm_begin_send(fm_groups_get(m->groups, FM_GROUP_PP), request, data, fm_model_boundary_rows(m, slot) * m->config.C,
+    return fm_comm_begin_send(fm_groups_device(m->groups, FM_GROUP_PP), request, data, fm_model_boundary_rows(m, slot) * m->config.C,
                               m->setup.dtype, to.peer, to.tag);
 }
 
@@ -118,7 +117,7 @@ static int receive(run_state *run, void *data, const fm_slot *slot, link from)
         return FM_OK;
     }
     fm_request request;
-    FM_TRY(fm_comm_begin_receive(fm_groups_get(m->groups, FM_GROUP_PP), &request, data, fm_model_boundary_rows(m, slot) * m->config.C,
+    FM_TRY(fm_comm_begin_receive(fm_groups_device(m->groups, FM_GROUP_PP), &request, data, fm_model_boundary_rows(m, slot) * m->config.C,
                                  m->setup.dtype, from.peer, from.tag));
     return fm_comm_wait(&request);
 }
@@ -165,7 +164,6 @@ static int run_forward(run_state *run, int microbatch, int c)
     FM_TRY(begin_microbatch(run, slot, chunk, microbatch));
     FM_TRY(receive(run, slot->blocks[0].x, slot, link_to(pass, c, microbatch, -1, 0)));
     FM_TRY(fm_stage_forward(m, chunk, slot, run->scale));
-    run->loss += slot->loss;
     *f = (flight){ .microbatch = microbatch, .chunk = c, .parts_left = 2 };
     FM_TRY(send(run, &f->forward_sent, slot->out, slot, link_to(pass, c, microbatch, 1, 1)));
     if (!run->with_gradients) {
@@ -220,7 +218,7 @@ int fm_pass_run(double *loss, fm_pass *pass, int64_t step, bool with_gradients, 
     for (int s = 0; s < m->n_slots; s++) {
         run.flights[s].microbatch = -1;
     }
-    int rc = FM_OK;
+    int rc = fm_device_zero(m->compute->device, m->loss, sizeof *m->loss);
     for (int i = p->first[rank]; i < p->first[rank + 1] && rc == FM_OK; i++) {
         rc = run_row(&run, &p->rows[i]);
     }
@@ -230,6 +228,7 @@ int fm_pass_run(double *loss, fm_pass *pass, int64_t step, bool with_gradients, 
     fm_free(run.flights);
     FM_TRY(rc);
     /* one rank of each (dp, cp) coordinate counts: tp 0 of the last stage */
-    *loss = m->coord.at[FM_TP] == 0 ? run.loss : 0.0;
+    FM_TRY(fm_device_copy_out(m->compute->device, loss, m->loss, sizeof *loss));
+    *loss = m->coord.at[FM_TP] == 0 ? *loss : 0.0;
     return fm_comm_all_reduce(fm_groups_get(m->groups, FM_GROUP_WORLD), loss, 1, FM_F64, FM_SUM);
 }

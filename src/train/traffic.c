@@ -11,7 +11,12 @@ static const char *const kinds[FM_TRAFFIC_KINDS] = {
 void fm_traffic_read(fm_traffic_table *out, const fm_groups *groups, const fm_traffic_table *since)
 {
     for (int g = 0; g < FM_GROUPS; g++) {
-        out->group[g] = *fm_comm_get_traffic(fm_groups_get(groups, (enum fm_group)g));
+        const fm_comm *const host = fm_groups_get(groups, (enum fm_group)g), *const device = fm_groups_device(groups, (enum fm_group)g);
+        out->group[g] = *fm_comm_get_traffic(host);
+        for (int k = 0; device != host && k < FM_TRAFFIC_KINDS; k++) {
+            out->group[g].calls[k] += fm_comm_get_traffic(device)->calls[k];
+            out->group[g].bytes[k] += fm_comm_get_traffic(device)->bytes[k];
+        }
         for (int k = 0; since != NULL && k < FM_TRAFFIC_KINDS; k++) {
             out->group[g].calls[k] -= since->group[g].calls[k];
             out->group[g].bytes[k] -= since->group[g].bytes[k];

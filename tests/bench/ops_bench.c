@@ -220,17 +220,18 @@ static int run_loss_backward(bench *b, int64_t variant)
 /* Masters, states and weight: fp32; the same and a bf16 weight; all bf16. */
 static int run_adamw(bench *b, int64_t variant)
 {
-    const fm_adamw_args args = { .lr = 1e-3, .beta1 = 0.9, .beta2 = 0.999, .eps = 1e-8, .weight_decay = 0.01, .gradient_scale = 1.0,
+    const fm_adamw_args args = { .lr = 1e-3, .beta1 = 0.9, .beta2 = 0.999, .eps = 1e-8, .gradient_scale = 1.0,
                                  .correction1 = 0.1, .correction2 = 0.001 };
     const enum fm_dtype dtype = variant == 2 ? FM_BF16 : FM_F32;
-    return b->compute->ops->adamw(b->compute, b->buffer[0], dtype, variant == 1 ? b->buffer[4] : NULL, FM_BF16, b->buffer[1], b->buffer[2],
-                                  dtype, b->buffer[3], b->buffer_elements, &args);
+    const fm_adamw_part part = { .master = b->buffer[0], .weight = variant == 1 ? b->buffer[4] : NULL, .m = b->buffer[1],
+                                 .v = b->buffer[2], .gradient = b->buffer[3], .n = b->buffer_elements, .weight_decay = 0.01 };
+    return b->compute->ops->adamw(b->compute, &part, 1, dtype, FM_BF16, dtype, &args);
 }
 
 static int run_squares(bench *b, int64_t variant)
 {
     double sum;
-    return b->compute->ops->sum_squares(b->compute, &sum, b->buffer[0], b->buffer_elements);
+    return b->compute->ops->sum_squares(b->compute, &sum, &(fm_span){ b->buffer[0], b->buffer_elements }, 1);
 }
 
 /* Elements moved a row (of the buffers where per_row is 0) in the dtype, and bytes beside them. */

@@ -200,7 +200,7 @@ static uint64_t check_adamw(lab *l, int form, int64_t n)
     for (int step = 1; step <= 5; step++) {
         const array gradient = array_random(l, FM_F32, n, 10 + (uint64_t)step, 0.1);
         const fm_adamw_args args = {
-            .lr = lr, .beta1 = beta1, .beta2 = beta2, .eps = eps, .weight_decay = decay, .gradient_scale = factor,
+            .lr = lr, .beta1 = beta1, .beta2 = beta2, .eps = eps, .gradient_scale = factor,
             .correction1 = 1.0 - pow(beta1, step), .correction2 = 1.0 - pow(beta2, step),
         };
         double *const want = array_values(l, &w), *const want_m = array_values(l, &m), *const want_v = array_values(l, &v);
@@ -213,8 +213,9 @@ static uint64_t check_adamw(lab *l, int form, int64_t n)
             want[i] = want[i] * (1.0 - lr * decay) - change[i];
             change[i] = fabs(change[i]) + lr + fabs(want[i]) / 4.0;   /* 8 terms below: two are the decay's */
         }
-        RUN(l, adamw, w.data, master, adamw_forms[form].has_weight ? weight.data : NULL, weight.dtype, m.data, v.data, state,
-            gradient.data, n, &args);
+        const fm_adamw_part part = { .master = w.data, .weight = adamw_forms[form].has_weight ? weight.data : NULL, .m = m.data,
+                                     .v = v.data, .gradient = gradient.data, .n = n, .weight_decay = decay };
+        RUN(l, adamw, &part, 1, master, weight.dtype, state, &args);
         array_check(adamw_forms[form].name, &w, want, change, 8.0);
         array_check("first moment", &m, want_m, NULL, 3.0);
         array_check("second moment", &v, want_v, want_v, 5.0);

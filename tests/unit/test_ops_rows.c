@@ -116,7 +116,8 @@ static uint64_t check_add(lab *l, int64_t n, enum fm_dtype dtype)
         want[i] += x.value[i];
         want_scaled[i] *= 0.125;
     }
-    RUN(l, sum_squares, &sum, scaled.data, n);
+    const fm_span span = { scaled.data, n };
+    RUN(l, sum_squares, &sum, &span, 1);
     assert_true(fabs(sum - squares) <= 1e-13 * squares);
     RUN(l, add, y.data, x.data, dtype, n);
     RUN(l, scale, scaled.data, 0.125f, n);
