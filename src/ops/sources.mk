@@ -12,3 +12,8 @@ libfinemesh_la_SOURCES += \
 	src/ops/rope.c \
 	src/ops/rows.c src/ops/rows.h \
 	src/ops/tile.c src/ops/tile.h
+
+# the CUDA module's: kernels are written over cuda_kernel.h
+noinst_HEADERS += \
+	src/ops/cuda.h \
+	src/ops/cuda_kernel.h
