@@ -11,6 +11,7 @@
 #include "job/cmd_generate.h"
 #include "job/cmd_inspect.h"
 #include "job/cmd_load.h"
+#include "job/cmd_reshard.h"
 #include "job/cmd_run.h"
 #include "job/cmd_tokenize.h"
 #include "job/cmd_verify.h"
@@ -36,6 +37,8 @@ static const command commands[] = {
     { "run", "JOB.ini [section.key=value ...]", "convert if needed, train or resume, validate, checkpoint, export", 1, fm_cmd_run, NULL },
     { "load", "[MODEL] [--tp-size N --dp-size N ...]", "load a model on a mesh, say who holds what, run it forward", 0, fm_cmd_load, NULL },
     { "convert", "JOB.ini [section.key=value ...]", "HF directory -> shards", 1, fm_cmd_convert, NULL },
+    { "reshard", "SET [--tp-size N --dp-size N ...] -o DIR", "shard set or checkpoint of one mesh -> another", 1, fm_cmd_reshard,
+      NULL },
     { "export", "JOB.ini [section.key=value ...]", "newest checkpoint (or shards) -> HF directory", 1, fm_cmd_export, NULL },
     { "eval", "JOB.ini [section.key=value ...]", "loss and perplexity of a model over data", 1, fm_cmd_eval, NULL },
     { "generate", "MODEL PROMPT [--max-new-tokens N]", "the likeliest continuation of a prompt", 2, fm_cmd_generate, NULL },

@@ -78,6 +78,7 @@ shell_tests = \
 	tests/regression/load.sh \
 	tests/regression/tp_plan.sh \
 	tests/regression/quickstart.sh \
+	tests/regression/reshard.sh \
 	tests/regression/resume.sh \
 	tests/style/calls.sh \
 	tests/style/headers.sh \

@@ -8,6 +8,7 @@
 #include "base/file.h"
 #include "base/json.h"
 #include "base/memory.h"
+#include "ckpt/shard_scan.h"
 
 enum { FILE_LIMIT_BYTES = 1 << 30 };
 
@@ -21,7 +22,7 @@ static const char templates_dir[] = "additional_chat_templates";
 bool fm_hf_files_is_model(const char *dir)
 {
     char path[FM_PATH_BYTES];
-    return fm_path_join(path, dir, "config.json") == FM_OK && fm_path_exists(path);
+    return fm_path_join(path, dir, "config.json") == FM_OK && fm_path_exists(path) && !fm_shards_is_set(dir);
 }
 
 static int copy_file(const char *to_dir, const char *from_dir, const char *name)

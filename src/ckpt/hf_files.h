@@ -10,7 +10,7 @@
  * without its "transformers_version"; each is synced. */
 int fm_hf_files_copy(const char *to_dir, const char *from_dir);
 
-/* Whether a directory holds a config.json. */
+/* Whether a directory holds a config.json and is no shard set, which has one too. */
 bool fm_hf_files_is_model(const char *dir);
 
 #endif

@@ -192,11 +192,15 @@ static int check_file(char path[FM_PATH_BYTES], const json_t *entry, const char 
     return FM_OK;
 }
 
-static bool is_rank_file(const json_t *entry)
+static bool is_rank_file(const char *name)
 {
-    const char *const name = json_string_value(json_object_get(entry, "name"));
     const size_t length = strlen(name);
     return strncmp(name, "rank-", 5) == 0 && length > 3 && strcmp(name + length - 3, ".h5") == 0;
+}
+
+bool fm_shards_holds_tensors(const char *name)
+{
+    return is_rank_file(name) || strcmp(name, "model.h5") == 0;
 }
 
 int fm_shards_scan(fm_index *index, const char *dir, int part, int n_parts)
@@ -208,7 +212,8 @@ int fm_shards_scan(fm_index *index, const char *dir, int part, int n_parts)
     for (size_t i = 0; rc == FM_OK && i < json_array_size(files); i++) {
         const json_t *const entry = json_array_get(files, i);
         char path[FM_PATH_BYTES];
-        if (is_rank_file(entry) && n_rank_files++ % n_parts == part) {
+        const char *const name = json_string_value(json_object_get(entry, "name"));
+        if (is_rank_file(name) && n_rank_files++ % n_parts == part) {
             rc = check_file(path, entry, dir);
             if (rc == FM_OK) {
                 rc = scan_file(index, path, true);

@@ -16,6 +16,9 @@ bool fm_shards_is_set(const char *dir);
 /* Reads and checks manifest.json: its format_version, its list of files. The caller releases *out with json_decref. */
 int fm_shards_read_manifest(json_t **out, const char *dir);
 
+/* Whether a file of that name belongs to the tensors of a set: a rank's, or model.h5. */
+bool fm_shards_holds_tensors(const char *name);
+
 /* Adds part `part` of `n_parts` of the set's rank files to the index, which the caller seals. Each file must be there and as long
  * as the manifest says. */
 int fm_shards_scan(fm_index *index, const char *dir, int part, int n_parts);

@@ -348,6 +348,19 @@ static json_t *file_entry(const char *name, int64_t size_bytes, uint32_t crc32)
     return json_pack("{s:s, s:I, s:I}", "name", name, "size", (json_int_t)size_bytes, "crc32", (json_int_t)crc32);
 }
 
+int fm_shards_add_file(json_t *extra, const char *dir, const char *name, const void *data, size_t size_bytes)
+{
+    char path[FM_PATH_BYTES];
+    FM_TRY(fm_path_join(path, dir, name));
+    FM_TRY(fm_file_replace(path, data, size_bytes));
+    if (json_object_get(extra, "files") == NULL) {
+        json_object_set_new(extra, "files", json_array());
+    }
+    json_t *const files = json_object_get(extra, "files");
+    return json_array_append_new(files, file_entry(name, (int64_t)size_bytes, fm_crc32(0, data, size_bytes))) == 0 ? FM_OK
+        : fm_fail(FM_ERR_MEMORY, "out of memory: the entry of %s in a manifest", path);
+}
+
 /* pairs [mesh ranks][2]: size and CRC of every rank file. */
 static int write_manifest(const char *dir, const fm_layout *layout, const int64_t *pairs, const fm_shard_summary *model,
                           const json_t *extra)

@@ -57,6 +57,9 @@ int fm_shard_file_end(fm_shard_file *file, fm_shard_summary *summary);
 /* Closes and frees without finishing; NULL is allowed. The half-written file stays. Any thread. */
 void fm_shard_file_abandon(fm_shard_file *file);
 
+/* Writes a small file into the folder of a set and adds it to the "files" of `extra` (an object). Local: rank 0 calls it. */
+int fm_shards_add_file(json_t *extra, const char *dir, const char *name, const void *data, size_t size_bytes);
+
 /* Adds model.h5 and manifest.json to the folder and syncs it. `items` are as every rank gave them. summaries [mesh ranks] holds
  * what this process wrote at the ranks' places and zeros elsewhere. `extra` (an object or NULL; rank 0's counts) is merged into
  * the manifest: the source's identity under "source", a checkpoint's own state; entries of its "files" come

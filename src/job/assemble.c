@@ -156,8 +156,13 @@ fm_layout fm_assembly_layout(const fm_assembly *a)
 
 int fm_assemble_config(fm_assembly *a)
 {
+    return fm_assemble_config_of(a, a->job.model.path);
+}
+
+int fm_assemble_config_of(fm_assembly *a, const char *dir)
+{
     char path[FM_PATH_BYTES];
-    FM_TRY(fm_path_join(path, a->job.model.path, "config.json"));
+    FM_TRY(fm_path_join(path, dir, "config.json"));
     FM_TRY(parse_config(a, path));
     int rc = fm_config_tensors(&a->tensors, &a->n_tensors, &a->config);
     if (rc == FM_OK) {

@@ -51,8 +51,10 @@ int fm_assemble_text(fm_assembly *a, const fm_launch *launch, const char *text, 
 /* The mesh of the job; `imagined`: where the ranks there are do not make it, the one that the job's sizes describe. Local. */
 int fm_assemble_shape(fm_assembly *a, bool imagined);
 
-/* config.json (read by rank 0), and whether the model fits the mesh. Nothing is allocated yet. Collective. */
+/* config.json of the job's model, or of the directory DIR (read by rank 0), and whether the model fits the mesh. Nothing is allocated
+ * yet. Collective. */
 int fm_assemble_config(fm_assembly *a);
+int fm_assemble_config_of(fm_assembly *a, const char *dir);
 
 /* The layout of the model on the mesh; borrows from the assembly, until fm_assemble_model. Local. */
 fm_layout fm_assembly_layout(const fm_assembly *a);

@@ -11,11 +11,12 @@
 #include "ckpt/publish.h"
 #include "ckpt/save.h"
 #include "ckpt/shard_scan.h"
+#include "ckpt/shards.h"
 #include "job/effective.h"
 #include "job/memory.h"
 #include "job/stop.h"
 
-enum { MOST_ITEMS = 4 };
+enum { MOST_ITEMS = 4, CONFIG_LIMIT_BYTES = 16 << 20 };
 
 struct fm_keeper {
     fm_keeper_spec spec;
@@ -25,6 +26,8 @@ struct fm_keeper {
     size_t copy_bytes;
     void *copy;                        /* NULL: training waits for the disk */
     char folder[FM_PATH_BYTES];
+    char *config;                      /* rank 0's text of config.json, for every checkpoint: read once, it may go away */
+    size_t config_bytes;
     double checkpoint_s, step_s;       /* the longest so far */
     /* the one that is being written */
     fm_saving *saving;
@@ -82,6 +85,16 @@ static int choose_way(fm_keeper *k)
     return FM_OK;
 }
 
+/* Names, and what rank 0 reads once. */
+static int open_inputs(fm_keeper *k)
+{
+    const fm_job *const job = &k->spec.a->job;
+    char path[FM_PATH_BYTES];
+    FM_TRY(fm_path_join(k->folder, job->output_dir, "checkpoints"));
+    FM_TRY(fm_path_join(path, job->model.path, "config.json"));
+    return fm_comm_rank(k->world) == 0 ? fm_file_read(&k->config, &k->config_bytes, path, CONFIG_LIMIT_BYTES) : FM_OK;
+}
+
 int fm_keeper_new(fm_keeper **out, const fm_keeper_spec *spec)
 {
     const double slow_disk = 50e6;     /* bytes a second: a first guess, on the safe side */
@@ -94,7 +107,7 @@ int fm_keeper_new(fm_keeper **out, const fm_keeper_spec *spec)
     list_items(k);
     k->copy_bytes = fm_saving_bytes(spec->a->model, k->items, k->n_items);
     k->checkpoint_s = spec->checkpoint_s > 0.0 ? spec->checkpoint_s : (double)k->copy_bytes * spec->a->ranks_of_node / slow_disk;
-    int rc = fm_comm_agree(world, fm_path_join(k->folder, spec->a->job.output_dir, "checkpoints"));
+    int rc = fm_comm_agree(world, open_inputs(k));
     if (rc == FM_OK && spec->a->job.checkpoint.every > 0) {
         rc = choose_way(k);
     }
@@ -112,31 +125,37 @@ void fm_keeper_destroy(fm_keeper *k)
         fm_saving_abandon(k->saving);
         json_decref(k->extra);
         fm_free(k->copy);
+        fm_free(k->config);
         fm_free(k);
     }
 }
 
-/* Rank 0's part before the data: the folder, the effective job in it, and the state for the manifest. */
+/* The state for the manifest. */
+static int make_extra(fm_keeper *k, double val_loss)
+{
+    k->extra = json_pack("{s:{s:I, s:I, s:f, s:O}}", "checkpoint", "step", (json_int_t)k->step, "updates",
+                         (json_int_t)fm_loop_updates(k->spec.loop), "seconds", k->checkpoint_s, "identity", k->spec.identity);
+    if (k->extra == NULL) {
+        return fm_fail(FM_ERR_MEMORY, "out of memory: the state of step %lld", (long long)k->step);
+    }
+    if (isfinite(val_loss)) {
+        json_object_set_new(json_object_get(k->extra, "checkpoint"), "val_loss", json_real(val_loss));
+    }
+    return FM_OK;
+}
+
+/* Rank 0's part before the data: the folder, the effective job and the model's configuration in it, and the state. */
 static int open_folder(fm_keeper *k, double val_loss)
 {
-    char path[FM_PATH_BYTES], *text;
+    char *text;
     size_t size_bytes;
     FM_TRY(fm_dir_make(k->folder));
     FM_TRY(fm_publish_begin(k->temporary, k->final, fm_shards_is_set));
-    FM_TRY(fm_path_join(path, k->temporary, "job.ini"));
+    FM_TRY(make_extra(k, val_loss));
+    FM_TRY(fm_shards_add_file(k->extra, k->temporary, "config.json", k->config, k->config_bytes));
     FM_TRY(fm_job_write(&text, &size_bytes, &k->spec.a->job));
-    const int rc = fm_file_replace(path, text, size_bytes);
-    k->extra = json_pack("{s:{s:I, s:I, s:f, s:O}, s:[{s:s, s:I, s:I}]}", "checkpoint", "step", (json_int_t)k->step, "updates",
-                         (json_int_t)fm_loop_updates(k->spec.loop), "seconds", k->checkpoint_s, "identity", k->spec.identity,
-                         "files", "name", "job.ini", "size", (json_int_t)size_bytes, "crc32",
-                         (json_int_t)fm_crc32(0, text, size_bytes));
+    const int rc = fm_shards_add_file(k->extra, k->temporary, "job.ini", text, size_bytes);
     fm_free(text);
-    if (k->extra != NULL && isfinite(val_loss)) {
-        json_object_set_new(json_object_get(k->extra, "checkpoint"), "val_loss", json_real(val_loss));
-    }
-    if (rc == FM_OK && k->extra == NULL) {
-        return fm_fail(FM_ERR_MEMORY, "out of memory: the state of step %lld", (long long)k->step);
-    }
     return rc;
 }
 

@@ -20,7 +20,8 @@ static const struct {
     { "--dp-replicate-size", "distributed.dp_replicate_size", "device_mesh.dp_replicate", 1 },
     { "--dp-size", "distributed.dp_size", "device_mesh.dp_shard", 0 },
 };
-enum { N_SIZES = 5, TP = 0, CP = 1, PP = 2, DP_REPLICATE = 3, DP = 4 };
+enum { N_SIZES = FM_PLACING_SIZES, TP = 0, CP = 1, PP = 2, DP_REPLICATE = 3, DP = 4 };
+#define SIZE_LIST "--tp-size N, --cp-size N, --pp-size N, --dp-replicate-size N, --dp-size N"
 
 fm_placing fm_placing_default(void)
 {
@@ -33,8 +34,12 @@ fm_placing fm_placing_default(void)
 
 const char *fm_placing_list(void)
 {
-    return "--model-name MODEL, --tp-size N, --cp-size N, --pp-size N, --dp-replicate-size N, --dp-size N, --use-device-mesh, "
-           "--dtype float32|bfloat16|float16";
+    return "--model-name MODEL, " SIZE_LIST ", --use-device-mesh, --dtype float32|bfloat16|float16";
+}
+
+const char *fm_placing_size_list(void)
+{
+    return SIZE_LIST;
 }
 
 static int parse_size(int *out, const char *option, const char *text)
@@ -45,6 +50,20 @@ static int parse_size(int *out, const char *option, const char *text)
         return fm_fail(FM_ERR_JOB, "%s %s: a number of ranks was expected", option, text == NULL ? "" : text);
     }
     *out = (int)value;
+    return FM_OK;
+}
+
+int fm_placing_size_option(fm_placing *placing, bool *known, int *i, int argc, char **argv)
+{
+    const char *const option = argv[*i];
+    *known = true;
+    for (int s = 0; s < N_SIZES; s++) {
+        if (strcmp(option, sizes[s].option) == 0) {
+            *i += 1;
+            return parse_size(&placing->size[s], option, *i < argc ? argv[*i] : NULL);
+        }
+    }
+    *known = false;
     return FM_OK;
 }
 
@@ -61,14 +80,7 @@ int fm_placing_option(fm_placing *placing, bool *known, int *i, int argc, char *
         *i += 1;
         return value == NULL ? fm_fail(FM_ERR_JOB, "%s: a value was expected after it", option) : FM_OK;
     }
-    for (int s = 0; s < N_SIZES; s++) {
-        if (strcmp(option, sizes[s].option) == 0) {
-            *i += 1;
-            return parse_size(&placing->size[s], option, value);
-        }
-    }
-    *known = false;
-    return FM_OK;
+    return fm_placing_size_option(placing, known, i, argc, argv);
 }
 
 /* The embedded tiny model: beside the sources it was built from, or installed. */
@@ -93,6 +105,13 @@ static int dp_shard_of(const fm_placing *p, int n_ranks)
     const int dp = p->size[DP] > 0 ? p->size[DP] : others > 0 ? n_ranks / others : 1;
     const int shard = p->size[DP_REPLICATE] > 0 ? dp / p->size[DP_REPLICATE] : dp;
     return shard > 0 ? shard : 1;
+}
+
+void fm_placing_print_sizes(char out[N_SIZES][FM_PLACING_OVERRIDE_BYTES], const fm_placing *placing)
+{
+    for (int i = 0; i < N_SIZES; i++) {
+        snprintf(out[i], FM_PLACING_OVERRIDE_BYTES, "%s=%d", sizes[i].key, placing->size[i]);
+    }
 }
 
 /* The options as a job without training. */

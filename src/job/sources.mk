@@ -7,6 +7,7 @@ libfinemesh_la_SOURCES += \
 	src/job/cmd_generate.c src/job/cmd_generate.h \
 	src/job/cmd_inspect.c src/job/cmd_inspect.h \
 	src/job/cmd_load.c src/job/cmd_load.h \
+	src/job/cmd_reshard.c src/job/cmd_reshard.h \
 	src/job/cmd_run.c src/job/cmd_run.h \
 	src/job/cmd_tokenize.c src/job/cmd_tokenize.h \
 	src/job/cmd_verify.c src/job/cmd_verify.h \
