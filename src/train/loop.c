@@ -6,7 +6,6 @@
 
 #include "base/memory.h"
 #include "train/evaluate.h"
-#include "train/loss_scale.h"
 #include "train/optimizer.h"
 #include "train/schedule.h"
 #include "train/step.h"
@@ -179,14 +178,17 @@ static int64_t training_bytes(void)
     return (int64_t)sum;
 }
 
-int64_t fm_loop_updates(const fm_loop *loop)
+fm_loop_state fm_loop_get_state(const fm_loop *loop)
 {
-    return loop->optimizer.updates;
+    return (fm_loop_state){ .updates = loop->optimizer.updates, .scale = loop->scale };
 }
 
-void fm_loop_resume(fm_loop *loop, int64_t updates)
+void fm_loop_resume(fm_loop *loop, const fm_loop_state *state)
 {
-    loop->optimizer.updates = updates;
+    loop->optimizer.updates = state->updates;
+    if (loop->spec.model->setup.dtype == FM_F16 && state->scale.factor > 0.0) {
+        loop->scale = state->scale;
+    }
 }
 
 int fm_loop_step(fm_loop *loop, int64_t step, fm_step_metrics *metrics)

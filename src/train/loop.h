@@ -6,6 +6,7 @@
 #include "data/options.h"
 #include "model/model.h"
 #include "parallel/options.h"
+#include "train/loss_scale.h"
 #include "train/metrics.h"
 #include "train/options.h"
 
@@ -43,9 +44,15 @@ int fm_loop_padding(double *share, const fm_loop *loop);
 /* Number of steps of the run. Local. */
 int64_t fm_loop_steps(const fm_loop *loop);
 
-/* AdamW's own step count: the only state of a run that is neither a tensor nor a function of the step. Local. */
-int64_t fm_loop_updates(const fm_loop *loop);
-void fm_loop_resume(fm_loop *loop, int64_t updates);
+/* All that a run keeps from step to step beside its tensors and what follows from the step's number. Plain. */
+typedef struct {
+    int64_t updates;                   /* AdamW's own step count */
+    fm_loss_scale scale;               /* of float16; factor 0: not known (another dtype's run) */
+} fm_loop_state;
+
+/* The state after the last step; going on from one. Local. */
+fm_loop_state fm_loop_get_state(const fm_loop *loop);
+void fm_loop_resume(fm_loop *loop, const fm_loop_state *state);
 
 /* One step; the metrics are complete on every rank. FM_ERR_NUMERIC is agreed upon by all ranks; any other error is this rank's own.
  * Collective on world. */
