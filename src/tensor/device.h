@@ -25,6 +25,7 @@ typedef struct {
     int (*synchronize)(fm_device *device);       /* waits for all that was queued; what failed there is said here */
     void *(*host_alloc)(fm_device *device, size_t size_bytes, enum fm_memory kind);   /* host memory that copies fast; as fm_alloc */
     void (*host_free)(fm_device *device, void *pointer);
+    size_t (*free_bytes)(fm_device *device);     /* that it could still give; 0: nobody knows */
     bool is_host;                      /* its memory is the host's */
     size_t logits_bytes;               /* how much memory logits may take at a time for a good speed */
     void (*close)(fm_device *device);
