@@ -2,6 +2,7 @@
 unit_tests = \
 	tests/unit/test_base \
 	tests/unit/test_batch \
+	tests/unit/test_bench \
 	tests/unit/test_bpe \
 	tests/unit/test_checkpoint \
 	tests/unit/test_config \
@@ -81,6 +82,7 @@ shell_tests = \
 	tests/oracle/tensorboard.sh \
 	tests/oracle/tokenizer.sh \
 	tests/regression/bad.sh \
+	tests/regression/bench.sh \
 	tests/regression/library.sh \
 	tests/regression/load.sh \
 	tests/regression/tp_plan.sh \

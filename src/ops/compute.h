@@ -162,6 +162,7 @@ struct fm_compute {
     size_t scratch_bytes;
     void *shared;                      /* of the device, grown on demand */
     size_t shared_bytes;
+    struct fm_ops_timing *timing;      /* ops/timed.h; NULL: nobody measures */
 };
 
 /* The operations of a device; `ops` NULL: the CPU's. Local. Free with fm_compute_destroy. */

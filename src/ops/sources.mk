@@ -10,6 +10,8 @@ libfinemesh_la_SOURCES += \
 	src/ops/gemm.c src/ops/gemm.h \
 	src/ops/loss.c \
 	src/ops/norm.c \
+	src/ops/rates.c src/ops/rates.h \
 	src/ops/rope.c \
 	src/ops/rows.c src/ops/rows.h \
-	src/ops/tile.c src/ops/tile.h
+	src/ops/tile.c src/ops/tile.h \
+	src/ops/timed.c src/ops/timed.h

@@ -28,6 +28,10 @@ typedef struct {
     size_t (*free_bytes)(fm_device *device);     /* that it could still give; 0: nobody knows */
     bool is_host;                      /* its memory is the host's */
     size_t logits_bytes;               /* how much memory logits may take at a time for a good speed */
+    /* For who measures, where work is only queued (else NULL): `mark` queues moment number `index`, from 0 up, numbers may be used again;
+     * `between` gives the time between two moments that have passed. */
+    int (*mark)(fm_device *device, int index);
+    int (*between)(double *seconds, fm_device *device, int from, int to);
     void (*close)(fm_device *device);
 } fm_device_table;
 

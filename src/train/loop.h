@@ -9,6 +9,7 @@
 #include "train/loss_scale.h"
 #include "train/metrics.h"
 #include "train/options.h"
+#include "train/step.h"
 
 typedef struct fm_loop fm_loop;
 
@@ -16,6 +17,7 @@ typedef struct fm_loop fm_loop;
 typedef struct {
     fm_model *model;
     const fm_dataset *train, *validation;  /* validation NULL: none */
+    const fm_rows *rows;               /* instead of `train`: every step has these, the whole batch of this dp rank; all labelled */
     uint64_t seed;
     const fm_data_options *data;
     const fm_batch_options *batch;
@@ -64,7 +66,8 @@ bool fm_loop_must_validate(const fm_loop *loop, int64_t step);
 /* Mean loss over the label tokens of all validation samples. Collective on world. */
 int fm_loop_validate(fm_loop *loop, double *val_loss, int64_t *val_tokens);
 
-/* Causal FLOPs of one token, forward and backward: 6 P of the matrices (head, not look-up) + 6 L H D T. Local. */
-double fm_loop_flops_per_token(const fm_model *model, int64_t T);
+/* Causal FLOPs of one token in a row of T, forward and backward: 6 P of the matrices (head, not look-up) + 6 L H D T. What is computed
+ * again for want of memory does not count. Local. */
+double fm_loop_flops_per_token(const fm_config *config, int64_t T);
 
 #endif
