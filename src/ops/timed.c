@@ -105,7 +105,7 @@ enum {
 };
 
 _Static_assert(ROWS <= FIRST_KIND, "the operations need more rows than there are");
-_Static_assert(sizeof(fm_ops) == (ROWS + 1) * sizeof(void *), "an operation of fm_ops is missing in FM_TIMED_LIST");
+_Static_assert(sizeof(fm_ops) == (ROWS + 4) * sizeof(void *), "an operation of fm_ops is missing in FM_TIMED_LIST");
 
 struct fm_ops_timing {
     fm_compute *compute;
@@ -163,8 +163,28 @@ static int timed_gemm(fm_compute *compute, const fm_gemm_args *args)
     return finish(timing, row, 0.0, timing->plain->gemm(compute, args));
 }
 
+/* What is no work passes through. */
+static int open_plain(fm_compute *compute)
+{
+    return compute->timing->plain->open(compute);
+}
+
+static void close_plain(fm_compute *compute)
+{
+    compute->timing->plain->close(compute);
+}
+
+static size_t plain_workspace_bytes(const fm_compute *compute, enum fm_dtype dtype, int64_t N, int64_t C, int64_t F, int64_t chunk_rows,
+                                    int64_t words, int64_t KD)
+{
+    return compute->timing->plain->workspace_bytes(compute, dtype, N, C, F, chunk_rows, words, KD);
+}
+
 static const fm_ops timed_ops = {
     .name = "timed",
+    .open = open_plain,
+    .close = close_plain,
+    .workspace_bytes = plain_workspace_bytes,
     .gemm = timed_gemm,
 #define FM_TIMED(entry, part, bytes, parameters, arguments) .entry = timed_##entry,
     FM_TIMED_LIST(FM_TIMED)

@@ -122,7 +122,7 @@ static void operations_are_counted_by_kind_and_do_the_same(void **state)
     fm_stopwatch *w;
     fm_ops_timing *timing;
     assert_int_equal(fm_device_open_cpu(&device, 1), FM_OK);
-    assert_int_equal(fm_compute_new(&compute, device), FM_OK);
+    assert_int_equal(fm_compute_new(&compute, device, NULL), FM_OK);
     assert_int_equal(fm_stopwatch_new(&w, device), FM_OK);
     const fm_ops *const plain = compute->ops;
     const fm_gemm_args product = { .in = FM_F32, .out = FM_F32, .trans_b = true, .m = 2, .n = 2, .k = 3, .a = x, .lda = 3, .b = x,
@@ -203,7 +203,7 @@ static void rates_are_measured(void **state)
     double product, square, copy;
     int64_t side = 0;
     assert_int_equal(fm_device_open_cpu(&device, 1), FM_OK);
-    assert_int_equal(fm_compute_new(&compute, device), FM_OK);
+    assert_int_equal(fm_compute_new(&compute, device, NULL), FM_OK);
     const size_t before = fm_memory_used_bytes(FM_MEMORY_WORKSPACE);
     const fm_gemm_args kind = { .in = FM_F32, .out = FM_F32, .trans_a = true, .accumulate = true, .m = 64, .n = 48, .k = 32, .lda = 70,
                                 .ldb = 48, .ldc = 50 };
