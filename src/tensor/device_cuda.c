@@ -310,6 +310,10 @@ static void cuda_close(fm_device *device)
             cudaEventDestroy(s->done[i]);
         }
     }
+    for (int i = 0; i < cuda->n_marks; i++) {
+        cudaEventDestroy(cuda->marks[i]);
+    }
+    fm_free(cuda->marks);
     if (cuda->pool != NULL) {
         trim(cuda->pool);
         FM_ASSERT(cuda->pool->n == 0);
@@ -322,6 +326,40 @@ static void cuda_close(fm_device *device)
     fm_free(cuda->pool);
     fm_free(cuda);
     device->state = NULL;
+}
+
+/* ---- moments ---- */
+
+static int make_marks(fm_cuda *cuda, int n)
+{
+    cudaEvent_t *const grown = fm_grow(cuda->marks, (size_t)n * sizeof *grown, FM_MEMORY_HOST);
+    if (grown == NULL) {
+        return FM_ERR_MEMORY;
+    }
+    cuda->marks = grown;
+    for (; cuda->n_marks < n; cuda->n_marks++) {
+        FM_TRY(fm_cuda_check(cudaEventCreateWithFlags(&cuda->marks[cuda->n_marks], cudaEventDefault), "making an event"));
+    }
+    return FM_OK;
+}
+
+static int cuda_mark(fm_device *device, int index)
+{
+    enum { AT_ONCE = 1024 };
+    fm_cuda *const cuda = fm_cuda_of(device);
+    if (index >= cuda->n_marks) {
+        FM_TRY(make_marks(cuda, index + AT_ONCE));
+    }
+    return fm_cuda_check(cudaEventRecord(cuda->marks[index], cuda->stream), "an event");
+}
+
+static int cuda_between(double *seconds, fm_device *device, int from, int to)
+{
+    const fm_cuda *const cuda = fm_cuda_of(device);
+    float ms = 0.0f;
+    FM_TRY(fm_cuda_check(cudaEventElapsedTime(&ms, cuda->marks[from], cuda->marks[to]), "the time between two events"));
+    *seconds = 1e-3 * (double)ms;
+    return FM_OK;
 }
 
 static const fm_device_table cuda_table = {
@@ -338,6 +376,8 @@ static const fm_device_table cuda_table = {
     .host_alloc = cuda_host_alloc,
     .host_free = cuda_host_free,
     .free_bytes = cuda_free_bytes,
+    .mark = cuda_mark,
+    .between = cuda_between,
     .close = cuda_close,
     .logits_bytes = (size_t)1 << 30,
 };
