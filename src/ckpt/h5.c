@@ -1,6 +1,7 @@
 #include "ckpt/h5.h"
 
 #include <hdf5.h>
+#include <stdlib.h>
 #include <string.h>
 
 #include "base/file.h"
@@ -397,6 +398,13 @@ static int read_dataset(walk *w, hid_t object, const char *name)
 
 static herr_t visit(hid_t parent, const char *name, const H5L_info_t *info, void *user);
 
+static int compare_paths(const void *left, const void *right)
+{
+    return strcmp(((const fm_h5_dataset *)left)->path, ((const fm_h5_dataset *)right)->path);
+}
+
+/* In the order of the file, and sorted afterwards: for any other order HDF5 1.10 makes a table of as many links as the group says
+ * that it has, and frees what it has not filled in where the group is damaged. */
 static int read_group(walk *w, hid_t group, const char *name)
 {
     const size_t length = strlen(w->group);
@@ -405,7 +413,7 @@ static int read_group(walk *w, hid_t group, const char *name)
     }
     snprintf(w->group + length, sizeof w->group - length, "%s/", name);
     w->depth++;
-    if (H5Literate(group, H5_INDEX_NAME, H5_ITER_INC, NULL, visit, w) < 0 && w->rc == FM_OK) {
+    if (H5Literate(group, H5_INDEX_NAME, H5_ITER_NATIVE, NULL, visit, w) < 0 && w->rc == FM_OK) {
         w->rc = h5_error(w->path, "list a group");
     }
     w->depth--;
@@ -456,10 +464,13 @@ int fm_h5_read(fm_h5_header *header, bool *has_header, fm_h5_dataset **datasets,
     }
     walk w = { .file_bytes = identity.size_bytes, .path = path };
     int rc = read_header(header, has_header, file, path);
-    if (rc == FM_OK && H5Literate(file, H5_INDEX_NAME, H5_ITER_INC, NULL, visit, &w) < 0) {
+    if (rc == FM_OK && H5Literate(file, H5_INDEX_NAME, H5_ITER_NATIVE, NULL, visit, &w) < 0) {
         rc = w.rc < 0 ? w.rc : h5_error(path, "list the file");
     }
     H5Fclose(file);
+    if (w.n > 1) {
+        qsort(w.datasets, (size_t)w.n, sizeof *w.datasets, compare_paths);
+    }
     if (rc < 0) {
         fm_free(w.datasets);
         w.datasets = NULL;

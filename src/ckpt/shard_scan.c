@@ -73,7 +73,7 @@ static int piece_axis(const fm_h5_dataset *dataset)
                 fits = fits && dataset->count[p][d] >= 0 && dataset->count[p][d] <= dataset->shape[d] &&
                        (d == axis || dataset->count[p][d] == dataset->shape[d]);
             }
-            sum += fits ? dataset->count[p][axis] : 0;
+            fits = fits && !__builtin_add_overflow(sum, dataset->count[p][axis], &sum);
         }
         if (fits && sum == dataset->shape[axis]) {
             return axis;

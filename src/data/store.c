@@ -57,6 +57,13 @@ static bool fits(const preamble *first, size_t blob_bytes)
            first->n_files * (int64_t)sizeof(fm_store_file) + first->text_bytes == limit;
 }
 
+/* What a part says of its sizes, so that no place in the file overflows. */
+static bool part_fits(const fm_store_part *part, int64_t n_parts)
+{
+    const int64_t most_bytes = INT64_MAX / 4 / n_parts, most_samples = most_bytes / (int64_t)sizeof(fm_store_record);
+    return part->payload_bytes >= 0 && part->payload_bytes <= most_bytes && part->samples >= 0 && part->samples <= most_samples;
+}
+
 int fm_store_head_view(fm_store_head *out, char *blob, size_t blob_bytes)
 {
     *out = (fm_store_head){ .blob = blob, .blob_bytes = blob_bytes };
@@ -73,6 +80,11 @@ int fm_store_head_view(fm_store_head *out, char *blob, size_t blob_bytes)
     out->key = out->text;
     if (out->text[first->text_bytes - 1] != '\0') {
         goto wrong;
+    }
+    for (int64_t i = 0; i < out->n_parts; i++) {
+        if (!part_fits(&out->parts[i], out->n_parts)) {
+            goto wrong;
+        }
     }
     for (int64_t i = 0; i < out->n_files; i++) {
         if (out->files[i].path_at < 0 || out->files[i].path_at >= first->text_bytes) {

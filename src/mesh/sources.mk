@@ -4,5 +4,4 @@ libfinemesh_la_SOURCES += \
 	src/mesh/comm_backend.h \
 	src/mesh/comm_mpi.c \
 	src/mesh/groups.c \
-	src/mesh/mesh.c \
-	src/mesh/timed.c src/mesh/timed.h
+	src/mesh/mesh.c
