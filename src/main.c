@@ -5,6 +5,7 @@
 #include <time.h>
 
 #include "base/log.h"
+#include "job/cmd_bench.h"
 #include "job/cmd_convert.h"
 #include "job/cmd_eval.h"
 #include "job/cmd_export.h"
@@ -41,6 +42,7 @@ static const command commands[] = {
       NULL },
     { "export", "JOB.ini [section.key=value ...]", "newest checkpoint (or shards) -> HF directory", 1, fm_cmd_export, NULL },
     { "eval", "JOB.ini [section.key=value ...]", "loss and perplexity of a model over data", 1, fm_cmd_eval, NULL },
+    { "bench", "JOB.ini [--steps N] [section.key=value]", "what a training step costs, and where its time goes", 1, fm_cmd_bench, NULL },
     { "generate", "MODEL PROMPT [--max-new-tokens N]", "the likeliest continuation of a prompt", 2, fm_cmd_generate, NULL },
     { "inspect", "PATH ... | --diff A B", "tensors of an HF directory, a shard set or one file; what differs", 1, fm_cmd_inspect, NULL },
     { "verify", "DIR ...", "whether shard sets and checkpoints are as they were written", 1, fm_cmd_verify, NULL },

@@ -2,6 +2,7 @@
 unit_tests = \
 	tests/unit/test_base \
 	tests/unit/test_batch \
+	tests/unit/test_bench \
 	tests/unit/test_bpe \
 	tests/unit/test_checkpoint \
 	tests/unit/test_config \
@@ -37,9 +38,16 @@ tests_unit_test_inspect_SOURCES = tests/unit/test_inspect.c tests/unit/ckpt_mode
 tests_unit_test_safetensors_SOURCES = tests/unit/test_safetensors.c tests/unit/ckpt_model.c tests/unit/ckpt_model.h
 tests_unit_test_source_SOURCES = tests/unit/test_source.c tests/unit/ckpt_model.c tests/unit/ckpt_model.h
 
+# The doubles of the CUDA libraries, and what is tested over them.
+include $(top_srcdir)/tests/cuda/double/sources.mk
+double_tests = \
+	tests/cuda/test_double
+tests_cuda_test_double_CPPFLAGS = $(AM_CPPFLAGS) $(double_cppflags)
+tests_cuda_test_double_LDADD = $(double_ldadd)
+
 if HAVE_CMOCKA
-check_PROGRAMS += $(unit_tests)
-TESTS += $(unit_tests)
+check_PROGRAMS += $(unit_tests) $(double_tests)
+TESTS += $(unit_tests) $(double_tests)
 endif
 
 # Programs that need several ranks: listed here to be built, run by the rows of tests/mesh/testlist.
@@ -75,6 +83,7 @@ shell_tests = \
 	tests/oracle/tensorboard.sh \
 	tests/oracle/tokenizer.sh \
 	tests/regression/bad.sh \
+	tests/regression/bench.sh \
 	tests/regression/library.sh \
 	tests/regression/load.sh \
 	tests/regression/tp_plan.sh \

@@ -23,7 +23,7 @@ int fm_checkpoint_temporary(char *out, const char *dir, int64_t step);
 int fm_checkpoints_list(int64_t **steps, int *n, const char *dir);
 
 /* The state that a checkpoint carries, the member "checkpoint" of its manifest.json: an object with "step", "updates" and
- * "identity", where one was measured "val_loss". The caller releases *out with json_decref. Errors: unreadable; no checkpoint. */
+ * "identity", where one was measured "val_loss" (of the last validation at or before it). The caller releases *out with json_decref. Errors: unreadable; no checkpoint. */
 int fm_checkpoint_state(json_t **out, const char *path);
 
 /* After a checkpoint was published: `latest` and `best` are set, and of the others the `keep` newest stay. `best` stays too,

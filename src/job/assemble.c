@@ -211,7 +211,7 @@ int fm_assemble_mesh(fm_assembly *a)
         rc = fm_device_open_cpu(&a->device, choose_threads(a));
     }
     if (rc == FM_OK) {
-        rc = fm_compute_new(&a->compute, a->device);
+        rc = fm_compute_new(&a->compute, a->device, NULL);
     }
     return fm_comm_agree(a->launch->world, rc);
 }

@@ -92,12 +92,17 @@ void fm_job_check_written(fm_complaints *complaints, const fm_job *job)
     }
 }
 
-static void check_required(fm_complaints *complaints, const fm_job *job)
+static void check_model(fm_complaints *complaints, const fm_job *job)
 {
     if (job->model.path[0] == '\0') {
         fm_job_complain(complaints, job, "model", "path",
                         "required: a directory with config.json and *.safetensors was expected");
     }
+}
+
+static void check_required(fm_complaints *complaints, const fm_job *job)
+{
+    check_model(complaints, job);
     if (job->data.train[0] == '\0') {
         fm_job_complain(complaints, job, "data", "train", "required: JSONL files, comma separated, were expected");
     }
@@ -152,10 +157,8 @@ static bool sizes_are_sound(const fm_job *job)
     return true;
 }
 
-void fm_job_check_run(fm_complaints *complaints, const fm_job *job, int n_ranks)
+static void check_sizes(fm_complaints *complaints, const fm_job *job, int n_ranks)
 {
-    check_required(complaints, job);
-    check_schedule(complaints, job);
     if (n_ranks == 0 || !sizes_are_sound(job)) {
         return;
     }
@@ -166,4 +169,17 @@ void fm_job_check_run(fm_complaints *complaints, const fm_job *job, int n_ranks)
         return;
     }
     check_batch(complaints, job, &mesh);
+}
+
+void fm_job_check_run(fm_complaints *complaints, const fm_job *job, int n_ranks)
+{
+    check_required(complaints, job);
+    check_schedule(complaints, job);
+    check_sizes(complaints, job, n_ranks);
+}
+
+void fm_job_check_steps(fm_complaints *complaints, const fm_job *job, int n_ranks)
+{
+    check_model(complaints, job);
+    check_sizes(complaints, job, n_ranks);
 }

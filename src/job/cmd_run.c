@@ -248,14 +248,14 @@ static int load(run *r)
     if (r->resume.dir[0] == '\0') {
         return fm_assemble_weights(&r->a, r->source);
     }
-    fm_loop_resume(r->loop, r->resume.updates);
+    fm_loop_resume(r->loop, &r->resume.loop);
     return fm_resume_load(&r->resume, &r->a);
 }
 
 static int open_keeper(run *r)
 {
     const fm_keeper_spec spec = {
-        .a = &r->a, .loop = r->loop, .identity = r->identity, .checkpoint_s = r->resume.checkpoint_s,
+        .a = &r->a, .loop = r->loop, .identity = r->identity, .resume = &r->resume,
         .deadline_s = fm_stop_deadline(r->a.job.max_time, r->begin_s, fm_slurm_end_time()),
     };
     return fm_keeper_new(&r->keeper, &spec);

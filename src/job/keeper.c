@@ -29,6 +29,8 @@ struct fm_keeper {
     char *config;                      /* rank 0's text of config.json, for every checkpoint: read once, it may go away */
     size_t config_bytes;
     double checkpoint_s, step_s;       /* the longest so far */
+    double val_loss;                   /* the last that was measured, after step val_step; NAN: none */
+    int64_t val_step;
     /* the one that is being written */
     fm_saving *saving;
     int64_t step;
@@ -104,9 +106,11 @@ int fm_keeper_new(fm_keeper **out, const fm_keeper_spec *spec)
     FM_TRY(fm_comm_agree(world, k == NULL ? FM_ERR_MEMORY : FM_OK));
     k->spec = *spec;
     k->world = world;
+    k->val_loss = spec->resume->val_loss;
+    k->val_step = spec->resume->val_step;
     list_items(k);
     k->copy_bytes = fm_saving_bytes(spec->a->model, k->items, k->n_items);
-    k->checkpoint_s = spec->checkpoint_s > 0.0 ? spec->checkpoint_s : (double)k->copy_bytes * spec->a->ranks_of_node / slow_disk;
+    k->checkpoint_s = spec->resume->checkpoint_s > 0.0 ? spec->resume->checkpoint_s : (double)k->copy_bytes * spec->a->ranks_of_node / slow_disk;
     int rc = fm_comm_agree(world, open_inputs(k));
     if (rc == FM_OK && spec->a->job.checkpoint.every > 0) {
         rc = choose_way(k);
@@ -131,27 +135,32 @@ void fm_keeper_destroy(fm_keeper *k)
 }
 
 /* The state for the manifest. */
-static int make_extra(fm_keeper *k, double val_loss)
+static int make_extra(fm_keeper *k)
 {
-    k->extra = json_pack("{s:{s:I, s:I, s:f, s:O}}", "checkpoint", "step", (json_int_t)k->step, "updates",
-                         (json_int_t)fm_loop_updates(k->spec.loop), "seconds", k->checkpoint_s, "identity", k->spec.identity);
-    if (k->extra == NULL) {
-        return fm_fail(FM_ERR_MEMORY, "out of memory: the state of step %lld", (long long)k->step);
+    const fm_loop_state loop = fm_loop_get_state(k->spec.loop);
+    k->extra = json_pack("{s:{s:I, s:I, s:f, s:O}}", "checkpoint", "step", (json_int_t)k->step, "updates", (json_int_t)loop.updates,
+                         "seconds", k->checkpoint_s, "identity", k->spec.identity);
+    json_t *const state = json_object_get(k->extra, "checkpoint");
+    bool whole = state != NULL;
+    if (whole && k->spec.a->model->setup.dtype == FM_F16) {
+        whole = json_object_set_new(state, "loss_scale", json_pack("{s:f, s:I, s:I}", "factor", loop.scale.factor, "good_steps",
+                                    (json_int_t)loop.scale.good_steps, "skipped", (json_int_t)loop.scale.skipped)) == 0;
     }
-    if (isfinite(val_loss)) {
-        json_object_set_new(json_object_get(k->extra, "checkpoint"), "val_loss", json_real(val_loss));
+    if (whole && isfinite(k->val_loss)) {
+        whole = json_object_set_new(state, "val_loss", json_real(k->val_loss)) == 0 &&
+                json_object_set_new(state, "val_step", json_integer((json_int_t)k->val_step)) == 0;
     }
-    return FM_OK;
+    return whole ? FM_OK : fm_fail(FM_ERR_MEMORY, "out of memory: the state of step %lld", (long long)k->step);
 }
 
 /* Rank 0's part before the data: the folder, the effective job and the model's configuration in it, and the state. */
-static int open_folder(fm_keeper *k, double val_loss)
+static int open_folder(fm_keeper *k)
 {
     char *text;
     size_t size_bytes;
     FM_TRY(fm_dir_make(k->folder));
     FM_TRY(fm_publish_begin(k->temporary, k->final, fm_shards_is_set));
-    FM_TRY(make_extra(k, val_loss));
+    FM_TRY(make_extra(k));
     FM_TRY(fm_shards_add_file(k->extra, k->temporary, "config.json", k->config, k->config_bytes));
     FM_TRY(fm_job_write(&text, &size_bytes, &k->spec.a->job));
     const int rc = fm_shards_add_file(k->extra, k->temporary, "job.ini", text, size_bytes);
@@ -168,14 +177,14 @@ static void give_up(fm_keeper *k)
     }
 }
 
-static int begin(fm_keeper *k, int64_t step, double val_loss, bool in_background)
+static int begin(fm_keeper *k, int64_t step, bool in_background)
 {
     const double begin_s = clock_s(CLOCK_MONOTONIC);
     k->step = step;
     int rc = fm_checkpoint_temporary(k->temporary, k->folder, step);
     rc = rc < 0 ? rc : fm_checkpoint_path(k->final, k->folder, step);
     if (rc == FM_OK && fm_comm_rank(k->world) == 0) {
-        rc = open_folder(k, val_loss);
+        rc = open_folder(k);
     }
     rc = fm_comm_agree(k->world, rc);
     if (rc == FM_OK) {
@@ -235,6 +244,10 @@ int fm_keeper_step(bool *stop, fm_keeper *k, const fm_step_metrics *step, double
     const int64_t every = k->spec.a->job.checkpoint.every;
     const bool is_last = step->step == fm_loop_steps(k->spec.loop);
     k->step_s = fmax(k->step_s, 1e-3 * step->step_ms);
+    if (isfinite(val_loss)) {
+        k->val_loss = val_loss;
+        k->val_step = step->step;
+    }
     FM_TRY(agree_flags(flags, k));
     *stop = !is_last && (flags[SIGNAL] != 0 || flags[TIME] != 0);
     const bool due = *stop || (every > 0 && (is_last || step->step % every == 0));
@@ -243,7 +256,7 @@ int fm_keeper_step(bool *stop, fm_keeper *k, const fm_step_metrics *step, double
     }
     if (due) {
         const bool in_background = k->copy != NULL && !is_last && !*stop;
-        FM_TRY(begin(k, step->step, val_loss, in_background));
+        FM_TRY(begin(k, step->step, in_background));
         FM_TRY(in_background ? FM_OK : finish(k, metrics));
     }
     if (*stop) {

@@ -4,8 +4,7 @@
 
 #include <jansson.h>
 
-#include "job/assemble.h"
-#include "train/loop.h"
+#include "job/resume.h"
 
 typedef struct fm_keeper fm_keeper;
 
@@ -14,7 +13,7 @@ typedef struct {
     const fm_assembly *a;
     const fm_loop *loop;
     const json_t *identity;            /* rank 0's (fm_identity_make) */
-    double checkpoint_s;               /* what one took before, 0: not known */
+    const fm_resume *resume;           /* where the run goes on from */
     double deadline_s;                 /* of the system's clock; 0: none */
 } fm_keeper_spec;
 
@@ -22,7 +21,7 @@ typedef struct {
  * Collective on the world. */
 int fm_keeper_new(fm_keeper **out, const fm_keeper_spec *spec);
 
-/* After step `step` and its validation (val_loss NAN: none): finishes a checkpoint whose bytes are written, begins one that is
+/* After step `step` and its validation (val_loss NAN: none; a checkpoint carries the last that was measured): finishes a checkpoint whose bytes are written, begins one that is
  * due. *stop: a signal or the time limit asks for an end; then, unless the run is at its last step, the checkpoint of this
  * step is complete. `metrics` (rank 0's, else NULL) are on the disk before a checkpoint is complete. The error is agreed.
  * Collective on the world. */

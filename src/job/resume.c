@@ -1,5 +1,6 @@
 #include "job/resume.h"
 
+#include <math.h>
 #include <string.h>
 
 #include "base/file.h"
@@ -12,6 +13,21 @@
 #include "ckpt/verify.h"
 #include "job/identity.h"
 
+/* The loss scale of a float16 run; factor 0: the state has none. */
+static int read_scale(fm_loss_scale *out, const json_t *state, const char *dir)
+{
+    const json_t *const scale = json_object_get(state, "loss_scale");
+    *out = (fm_loss_scale){ .factor = 0.0 };
+    if (scale == NULL) {
+        return FM_OK;
+    }
+    FM_TRY(fm_json_get_double(&out->factor, scale, "factor", dir));
+    FM_TRY(fm_json_get_int(&out->good_steps, scale, "good_steps", 0, INT64_MAX, dir));
+    FM_TRY(fm_json_get_int(&out->skipped, scale, "skipped", 0, INT64_MAX, dir));
+    return fm_loss_scale_is_legal(out->factor) ? FM_OK : fm_fail(FM_ERR_FORMAT, "%s: its state has the loss scale %g", dir,
+                                                                 out->factor);
+}
+
 /* Rank 0's reading of a verified checkpoint; `identity` NULL: of whatever run. */
 static int read_state(fm_resume *out, const char *dir, const json_t *identity, bool allowed)
 {
@@ -20,8 +36,12 @@ static int read_state(fm_resume *out, const char *dir, const json_t *identity, b
     const json_t *const was = json_object_get(state, "identity");
     int rc = json_is_object(was) ? FM_OK : fm_fail(FM_ERR_FORMAT, "%s: its state has no \"identity\"", dir);
     out->step = -1;
+    out->val_loss = NAN;
     rc = rc < 0 ? rc : fm_json_get_int(&out->step, state, "step", 0, INT64_MAX, dir);
-    rc = rc < 0 ? rc : fm_json_get_int(&out->updates, state, "updates", 0, INT64_MAX, dir);
+    rc = rc < 0 ? rc : fm_json_get_int(&out->loop.updates, state, "updates", 0, INT64_MAX, dir);
+    rc = rc < 0 ? rc : read_scale(&out->loop.scale, state, dir);
+    rc = rc < 0 ? rc : fm_json_get_double(&out->val_loss, state, "val_loss", dir);
+    rc = rc < 0 ? rc : fm_json_get_int(&out->val_step, state, "val_step", 0, INT64_MAX, dir);
     rc = rc < 0 ? rc : fm_json_get_double(&out->checkpoint_s, state, "seconds", dir);
     if (rc == FM_OK && out->step < 0) {
         rc = fm_fail(FM_ERR_FORMAT, "%s: its state has no \"step\"", dir);
@@ -39,7 +59,7 @@ static int try_one(fm_resume *out, char *dir, const fm_assembly *a, const json_t
     fm_comm *const world = a->launch->world;
     FM_TRY(fm_comm_broadcast(world, dir, FM_PATH_BYTES, FM_U8, 0));
     FM_TRY(fm_verify(NULL, dir, world));
-    *out = (fm_resume){ .step = 0 };
+    *out = (fm_resume){ .val_loss = NAN };
     const int rc = a->launch->rank == 0 ? read_state(out, dir, identity, a->job.checkpoint.allow_changes) : FM_OK;
     FM_TRY(fm_comm_agree(world, rc));
     return fm_comm_broadcast(world, out, sizeof *out, FM_U8, 0);
@@ -63,7 +83,7 @@ static int newest(fm_resume *out, const fm_assembly *a, const char *folder, cons
     if (rc == FM_OK) {
         rc = fm_comm_broadcast(world, &count, 1, FM_I64, 0);
     }
-    *out = (fm_resume){ .step = 0 };
+    *out = (fm_resume){ .val_loss = NAN };
     for (int64_t i = 0; rc == FM_OK && i < count && out->dir[0] == '\0'; i++) {
         char dir[FM_PATH_BYTES] = "";
         rc = a->launch->rank == 0 ? fm_checkpoint_path(dir, folder, steps[i]) : FM_OK;
@@ -71,7 +91,7 @@ static int newest(fm_resume *out, const fm_assembly *a, const char *folder, cons
         if (is_damage(rc)) {
             fm_log_warning("%s", fm_error_message());
             fm_log_warning("%s is passed over", dir);
-            *out = (fm_resume){ .step = 0 };
+            *out = (fm_resume){ .val_loss = NAN };
             rc = FM_OK;
         }
     }
@@ -109,7 +129,7 @@ int fm_resume_choose(fm_resume *out, const fm_assembly *a, const json_t *identit
 {
     char folder[FM_PATH_BYTES], dir[FM_PATH_BYTES] = "";
     const fm_checkpoint_options *const options = &a->job.checkpoint;
-    *out = (fm_resume){ .step = 0 };
+    *out = (fm_resume){ .val_loss = NAN };
     FM_TRY(fm_path_join(folder, a->job.output_dir, "checkpoints"));
     if (strcmp(options->resume, "auto") == 0) {
         FM_TRY(newest(out, a, folder, identity));

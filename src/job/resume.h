@@ -6,11 +6,14 @@
 
 #include "base/file.h"
 #include "job/assemble.h"
+#include "train/loop.h"
 
 /* Plain. */
 typedef struct {
     int64_t step;                      /* steps done; 0: from the beginning */
-    int64_t updates;                   /* AdamW's */
+    fm_loop_state loop;
+    double val_loss;                   /* the last that was measured, after step val_step; NAN: none */
+    int64_t val_step;
     double checkpoint_s;               /* what writing it took; 0: not known */
     char dir[FM_PATH_BYTES];           /* the checkpoint; "": none */
 } fm_resume;

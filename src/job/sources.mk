@@ -1,6 +1,8 @@
 libfinemesh_la_SOURCES += \
 	src/job/assemble.c src/job/assemble.h \
+	src/job/bench_report.c src/job/bench_report.h \
 	src/job/check.c src/job/check.h \
+	src/job/cmd_bench.c src/job/cmd_bench.h \
 	src/job/cmd_convert.c src/job/cmd_convert.h \
 	src/job/cmd_eval.c src/job/cmd_eval.h \
 	src/job/cmd_export.c src/job/cmd_export.h \

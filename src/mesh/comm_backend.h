@@ -3,6 +3,7 @@
 #define FM_MESH_COMM_BACKEND_H
 
 #include "mesh/comm.h"
+#include "tensor/stopwatch.h"
 
 /* A backend is one const table. All entries are as in comm.h, on a communicator of two or more ranks. */
 typedef struct {
@@ -25,6 +26,9 @@ struct fm_comm {
     int size, rank;
     fm_comm_traffic traffic;
     void *state;                       /* the backend's own */
+    fm_stopwatch *stopwatch;           /* mesh/timed.h; NULL: nobody measures */
+    const fm_comm_backend *plain;      /* while somebody does: the backend that is measured */
+    int stopwatch_row;
 };
 
 extern const fm_comm_backend fm_comm_backend_mpi;

@@ -4,4 +4,5 @@ libfinemesh_la_SOURCES += \
 	src/mesh/comm_backend.h \
 	src/mesh/comm_mpi.c \
 	src/mesh/groups.c \
-	src/mesh/mesh.c
+	src/mesh/mesh.c \
+	src/mesh/timed.c src/mesh/timed.h

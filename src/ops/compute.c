@@ -7,11 +7,40 @@
 
 static int cpu_gemm(fm_compute *compute, const fm_gemm_args *args)
 {
-    return fm_gemm_run(compute->gemm, args);
+    return fm_gemm_run(compute->state, args);
+}
+
+static int cpu_open(fm_compute *compute)
+{
+    fm_gemm *gemm;
+    const int rc = fm_gemm_open(&gemm);
+    compute->state = rc < 0 ? NULL : gemm;
+    return rc;
+}
+
+static void cpu_close(fm_compute *compute)
+{
+    fm_gemm_close(compute->state);
+}
+
+static size_t cpu_workspace_bytes(const fm_compute *compute, enum fm_dtype dtype, int64_t N, int64_t C, int64_t F, int64_t chunk_rows,
+                                  int64_t words, int64_t KD)
+{
+    /* the widest row kernels: five rows of F, or a row of logits; attention's tile is smaller than a MiB */
+    const int64_t row = 5 * F > words ? 5 * F : words;
+    const size_t scratch = (size_t)compute->device->threads * ((size_t)row * sizeof(float) + (1u << 20));
+    /* attention's backward pass: k twice and v packed, and dk and dv in two parts */
+    const size_t sums = 7 * (size_t)(N * KD) * sizeof(float);
+    /* bf16 products pack one operand: measured on oneDNN 2.6 as about the larger of the two in the head's products */
+    const size_t packed = dtype == FM_F32 ? 0 : (size_t)(chunk_rows * words + C * F) * sizeof(uint16_t);
+    return scratch + sums + packed;
 }
 
 static const fm_ops cpu_ops = {
     .name = "cpu",
+    .open = cpu_open,
+    .close = cpu_close,
+    .workspace_bytes = cpu_workspace_bytes,
     .gemm = cpu_gemm,
     .bias_add = fm_cpu_bias_add,
     .bias_backward = fm_cpu_bias_backward,
@@ -38,15 +67,15 @@ static const fm_ops cpu_ops = {
     .sum_squares = fm_cpu_sum_squares,
 };
 
-int fm_compute_new(fm_compute **out, fm_device *device)
+int fm_compute_new(fm_compute **out, fm_device *device, const fm_ops *ops)
 {
     fm_compute *compute = fm_alloc(sizeof *compute, FM_MEMORY_HOST);
     if (compute == NULL) {
         return FM_ERR_MEMORY;
     }
-    compute->ops = &cpu_ops;
+    compute->ops = ops == NULL ? &cpu_ops : ops;
     compute->device = device;
-    const int rc = fm_gemm_open(&compute->gemm);
+    const int rc = compute->ops->open(compute);
     if (rc < 0) {
         fm_compute_destroy(compute);
         compute = NULL;
@@ -58,9 +87,9 @@ int fm_compute_new(fm_compute **out, fm_device *device)
 void fm_compute_destroy(fm_compute *compute)
 {
     if (compute != NULL) {
-        fm_gemm_close(compute->gemm);
+        compute->ops->close(compute);
         fm_free(compute->scratch);
-        fm_free(compute->shared);
+        fm_device_free(compute->device, compute->shared);
         fm_free(compute);
     }
 }
@@ -84,14 +113,7 @@ int fm_compute_reserve(fm_compute *compute, size_t bytes_per_thread)
 size_t fm_compute_workspace_bytes(const fm_compute *compute, enum fm_dtype dtype, int64_t N, int64_t C, int64_t F, int64_t chunk_rows,
                                   int64_t words, int64_t KD)
 {
-    /* the widest row kernels: five rows of F, or a row of logits; attention's tile is smaller than a MiB */
-    const int64_t row = 5 * F > words ? 5 * F : words;
-    const size_t scratch = (size_t)compute->device->threads * ((size_t)row * sizeof(float) + (1u << 20));
-    /* attention's backward pass: k twice and v packed, and dk and dv in two parts */
-    const size_t sums = 7 * (size_t)(N * KD) * sizeof(float);
-    /* bf16 products pack one operand: measured on oneDNN 2.6 as about the larger of the two in the head's products */
-    const size_t packed = dtype == FM_F32 ? 0 : (size_t)(chunk_rows * words + C * F) * sizeof(uint16_t);
-    return scratch + sums + packed;
+    return compute->ops->workspace_bytes(compute, dtype, N, C, F, chunk_rows, words, KD);
 }
 
 int fm_compute_reserve_shared(fm_compute *compute, size_t bytes)
@@ -99,9 +121,9 @@ int fm_compute_reserve_shared(fm_compute *compute, size_t bytes)
     if (bytes <= compute->shared_bytes) {
         return FM_OK;
     }
-    fm_free(compute->shared);
+    fm_device_free(compute->device, compute->shared);
     compute->shared_bytes = 0;
-    compute->shared = fm_alloc(bytes, FM_MEMORY_WORKSPACE);
+    compute->shared = fm_device_alloc(compute->device, bytes, FM_MEMORY_WORKSPACE);
     if (compute->shared == NULL) {
         return FM_ERR_MEMORY;
     }

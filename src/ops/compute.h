@@ -14,7 +14,6 @@
 #include "tensor/device.h"
 
 typedef struct fm_compute fm_compute;
-typedef struct fm_gemm fm_gemm;
 
 /* C[m, n] = or += alpha * op(A)[m, k] op(B)[k, n]. A and B have one dtype; C is in it or fp32. */
 typedef struct {
@@ -70,6 +69,14 @@ typedef struct {
 
 typedef struct {
     const char *name;
+
+    /* Makes and releases compute->state, what the operations keep between calls. */
+    int (*open)(fm_compute *compute);
+    void (*close)(fm_compute *compute);
+
+    /* See fm_compute_workspace_bytes. */
+    size_t (*workspace_bytes)(const fm_compute *compute, enum fm_dtype dtype, int64_t N, int64_t C, int64_t F, int64_t chunk_rows,
+                              int64_t words, int64_t KD);
 
     int (*gemm)(fm_compute *compute, const fm_gemm_args *args);
 
@@ -150,22 +157,23 @@ typedef struct {
 struct fm_compute {
     const fm_ops *ops;
     fm_device *device;
-    fm_gemm *gemm;
-    void *scratch;                     /* threads x scratch_bytes, grown on demand */
+    void *state;                       /* the table's own */
+    void *scratch;                     /* threads x scratch_bytes of the host, grown on demand */
     size_t scratch_bytes;
-    void *shared;                      /* of all threads together, grown on demand */
+    void *shared;                      /* of the device, grown on demand */
     size_t shared_bytes;
+    struct fm_ops_timing *timing;      /* ops/timed.h; NULL: nobody measures */
 };
 
-/* The operations of a device. Local. Free with fm_compute_destroy. */
-int fm_compute_new(fm_compute **out, fm_device *device);
+/* The operations of a device; `ops` NULL: the CPU's. Local. Free with fm_compute_destroy. */
+int fm_compute_new(fm_compute **out, fm_device *device, const fm_ops *ops);
 void fm_compute_destroy(fm_compute *compute);
 
 /* Makes every thread's scratch at least this large. Outside parallel regions only. */
 int fm_compute_reserve(fm_compute *compute, size_t bytes_per_thread);
 
-/* Bytes that the operations of a model will take for themselves: every thread's scratch, sums of attention's backward pass, and an
- * estimate of the GEMM library's scratchpads. N tokens, widths C and F, logits of chunk_rows x words, key/value row of KD. Local. */
+/* Bytes that the operations of a model will take for themselves: scratch, sums of attention's backward pass, and an estimate of what
+ * the GEMM library takes. N tokens, widths C and F, logits of chunk_rows x words, key/value row of KD. Local. */
 size_t fm_compute_workspace_bytes(const fm_compute *compute, enum fm_dtype dtype, int64_t N, int64_t C, int64_t F, int64_t chunk_rows,
                                   int64_t words, int64_t KD);
 

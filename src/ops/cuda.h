@@ -8,8 +8,12 @@ extern "C" {
 #endif
 
 #include "ops/compute.h"
+#include "tensor/device_cuda.h"
 
-/* elementwise_cuda.cu */
+/* The table of all below, and of the products in gemm_cuda.c. */
+extern const fm_ops fm_cuda_ops;
+
+/* elementwise_cuda.cu, beside the device's fm_cuda_add_f32 and fm_cuda_convert */
 int fm_cuda_bias_add(fm_compute *compute, void *y, const void *bias, enum fm_dtype dtype, int64_t N, int64_t n, int64_t ld);
 int fm_cuda_add(fm_compute *compute, void *y, const void *x, enum fm_dtype dtype, int64_t n);
 int fm_cuda_copy_rows(fm_compute *compute, void *y, int64_t ldy, enum fm_dtype y_dtype, const void *x, int64_t ldx,
@@ -17,9 +21,6 @@ int fm_cuda_copy_rows(fm_compute *compute, void *y, int64_t ldy, enum fm_dtype y
 int fm_cuda_scale(fm_compute *compute, float *x, float factor, int64_t n);
 int fm_cuda_swiglu(fm_compute *compute, void *a, const void *gu, enum fm_dtype dtype, int64_t N, int64_t F);
 int fm_cuda_swiglu_backward(fm_compute *compute, void *dgu, const void *da, const void *gu, enum fm_dtype dtype, int64_t N, int64_t F);
-/* for the device's table */
-int fm_cuda_add_f32(fm_device *device, float *to, const float *from, int64_t n);
-int fm_cuda_convert(fm_device *device, void *to, enum fm_dtype to_dtype, const void *from, enum fm_dtype from_dtype, int64_t n);
 
 /* columns_cuda.cu: sums over rows */
 int fm_cuda_bias_backward(fm_compute *compute, float *db, const void *dy, enum fm_dtype dtype, int64_t N, int64_t n, int64_t ld);

@@ -42,10 +42,7 @@ template <class... P, class... A>
 int fm_launch(const char *what, void (*kernel)(P...), dim3 grid, dim3 threads, size_t shared_bytes, cudaStream_t stream, A... args)
 {
 #ifdef FM_CUDA_ON_HOST
-    (void)stream;
-    auto body = [&] { kernel(static_cast<P>(args)...); };
-    return fm_cuda_check(fm_host_launch(what, grid, threads, shared_bytes, [](void *at) { (*static_cast<decltype(body) *>(at))(); },
-                                        &body), what);
+    return fm_cuda_check(fm_host_queue(what, grid, threads, shared_bytes, stream, [=] { kernel(static_cast<P>(args)...); }), what);
 #else
     if (shared_bytes > 48 * 1024) {
         FM_TRY(fm_cuda_check(cudaFuncSetAttribute(reinterpret_cast<const void *>(kernel), cudaFuncAttributeMaxDynamicSharedMemorySize,

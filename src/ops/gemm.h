@@ -4,6 +4,8 @@
 
 #include "ops/compute.h"
 
+typedef struct fm_gemm fm_gemm;
+
 /* Opens the library that configure chose. Free with fm_gemm_close. Local. */
 int fm_gemm_open(fm_gemm **out);
 void fm_gemm_close(fm_gemm *gemm);

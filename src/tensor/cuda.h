@@ -29,6 +29,8 @@ typedef struct {
     cudaStream_t stream;
     fm_cuda_pool *pool;
     void *staging;                     /* pinned: copies between host and device pass through it */
+    cudaEvent_t *marks;                /* [n_marks] moments for who measures */
+    int n_marks;
     fm_cuda_health_fn *health;         /* NULL: nothing to ask */
     void *health_context;
     char name[256];

@@ -61,6 +61,12 @@ static int cpu_synchronize(fm_device *device)
     return FM_OK;
 }
 
+static size_t cpu_free_bytes(fm_device *device)
+{
+    (void)device;
+    return 0;
+}
+
 static void cpu_close(fm_device *device)
 {
     (void)device;
@@ -79,6 +85,7 @@ static const fm_device_table cpu_table = {
     .synchronize = cpu_synchronize,
     .host_alloc = cpu_alloc,
     .host_free = cpu_free,
+    .free_bytes = cpu_free_bytes,
     .is_host = true,
     .logits_bytes = 48u << 20,
     .close = cpu_close,

@@ -25,8 +25,13 @@ typedef struct {
     int (*synchronize)(fm_device *device);       /* waits for all that was queued; what failed there is said here */
     void *(*host_alloc)(fm_device *device, size_t size_bytes, enum fm_memory kind);   /* host memory that copies fast; as fm_alloc */
     void (*host_free)(fm_device *device, void *pointer);
+    size_t (*free_bytes)(fm_device *device);     /* that it could still give; 0: nobody knows */
     bool is_host;                      /* its memory is the host's */
     size_t logits_bytes;               /* how much memory logits may take at a time for a good speed */
+    /* For who measures, where work is only queued (else NULL): `mark` queues moment number `index`, from 0 up, numbers may be used again;
+     * `between` gives the time between two moments that have passed. */
+    int (*mark)(fm_device *device, int index);
+    int (*between)(double *seconds, fm_device *device, int from, int to);
     void (*close)(fm_device *device);
 } fm_device_table;
 

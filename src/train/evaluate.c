@@ -41,6 +41,5 @@ int64_t fm_longest_row(const fm_model *model, const fm_dataset *dataset)
 {
     fm_dataset_summary summary;
     fm_dataset_summarize(&summary, dataset);
-    const int64_t unit = fm_pass_t_multiple(model), longest = summary.longest > 0 ? summary.longest : 1;
-    return (longest + unit - 1) / unit * unit;
+    return fm_pass_padded(model, summary.longest > 0 ? summary.longest : 1);
 }

@@ -6,12 +6,6 @@
 #include "model/ends.h"
 #include "train/step.h"
 
-static int64_t padded(const fm_model *m, int64_t n)
-{
-    const int64_t unit = fm_pass_t_multiple(m);
-    return (n + unit - 1) / unit * unit;
-}
-
 fm_model_reserve_spec fm_forward_needs(const fm_model *m, int64_t n)
 {
     return fm_forward_needs_rows(m, 1, n);
@@ -19,7 +13,7 @@ fm_model_reserve_spec fm_forward_needs(const fm_model *m, int64_t n)
 
 fm_model_reserve_spec fm_forward_needs_rows(const fm_model *m, int64_t B, int64_t n)
 {
-    const int64_t row_T = padded(m, n);
+    const int64_t row_T = fm_pass_padded(m, n);
     return (fm_model_reserve_spec){ .B = (int)B, .T = row_T / m->layout.mesh.size[FM_CP], .padded_T = row_T, .n_slots = 1 };
 }
 
@@ -48,7 +42,7 @@ static int cut_rows(fm_forward *f, const fm_model *m, const int32_t *ids, int64_
 {
     f->B = B;
     f->n = n;
-    f->row_T = padded(m, n);
+    f->row_T = fm_pass_padded(m, n);
     f->T = f->row_T / m->layout.mesh.size[FM_CP];
     f->words = m->vocabulary.count;
     FM_TRY(alloc_rows(f));

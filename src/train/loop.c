@@ -6,7 +6,6 @@
 
 #include "base/memory.h"
 #include "train/evaluate.h"
-#include "train/loss_scale.h"
 #include "train/optimizer.h"
 #include "train/schedule.h"
 #include "train/step.h"
@@ -30,9 +29,8 @@ static double now_s(void)
     return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
 }
 
-double fm_loop_flops_per_token(const fm_model *model, int64_t T)
+double fm_loop_flops_per_token(const fm_config *c, int64_t T)
 {
-    const fm_config *const c = &model->config;
     const double layer = (double)c->C * (2.0 * c->H + 2.0 * c->K) * c->D + 3.0 * (double)c->C * (double)c->F;
     const double matrices = c->L * layer + (double)c->V * (double)c->C;
     return 6.0 * matrices + 6.0 * c->L * (double)c->H * c->D * (double)T;
@@ -41,7 +39,7 @@ double fm_loop_flops_per_token(const fm_model *model, int64_t T)
 static int64_t longest_row(const fm_loop *loop)
 {
     const fm_loop_spec *const s = &loop->spec;
-    const int64_t train = fm_longest_row(s->model, s->train);
+    const int64_t train = s->rows != NULL ? fm_pass_padded(s->model, s->rows->T) : fm_longest_row(s->model, s->train);
     const int64_t validation = s->validation == NULL ? 1 : fm_longest_row(s->model, s->validation);
     return train > validation ? train : validation;
 }
@@ -52,12 +50,15 @@ static int plan(fm_loop *loop)
     fm_model *const m = s->model;
     const int64_t local = s->batch->local_batch_size, global = s->batch->global_batch_size;
     const int dp = fm_mesh_dp_size(&m->layout.mesh), pp = m->layout.mesh.size[FM_PP];
-    FM_TRY(fm_order_train(&loop->order, fm_dataset_samples(s->train), global, s->seed, s->data->shuffle));
+    if (s->rows == NULL) {
+        FM_TRY(fm_order_train(&loop->order, fm_dataset_samples(s->train), global, s->seed, s->data->shuffle));
+    }
     loop->n_steps = s->train_options->steps > 0 ? s->train_options->steps : s->train_options->epochs * loop->order.steps_per_epoch;
     FM_TRY(fm_schedule_check(s->schedule, loop->n_steps));
     FM_TRY(fm_pipeline_emit(&loop->pipeline, s->pipeline->schedule, pp, m->n_chunks, (int)(global / (local * dp))));
     loop->pass = (fm_pass){
-        .model = m, .dataset = s->train, .order = &loop->order, .pipeline = &loop->pipeline, .local_batch_size = local,
+        .model = m, .dataset = s->train, .order = &loop->order, .rows = s->rows, .pipeline = &loop->pipeline,
+        .local_batch_size = local,
     };
     return s->validation == NULL ? FM_OK : fm_evaluation_begin(&loop->validation, m, s->validation, s->batch, s->pipeline);
 }
@@ -179,14 +180,29 @@ static int64_t training_bytes(void)
     return (int64_t)sum;
 }
 
-int64_t fm_loop_updates(const fm_loop *loop)
+fm_loop_state fm_loop_get_state(const fm_loop *loop)
 {
-    return loop->optimizer.updates;
+    return (fm_loop_state){ .updates = loop->optimizer.updates, .scale = loop->scale };
 }
 
-void fm_loop_resume(fm_loop *loop, int64_t updates)
+void fm_loop_resume(fm_loop *loop, const fm_loop_state *state)
 {
-    loop->optimizer.updates = updates;
+    loop->optimizer.updates = state->updates;
+    if (loop->spec.model->setup.dtype == FM_F16 && state->scale.factor > 0.0) {
+        loop->scale = state->scale;
+    }
+}
+
+/* Tokens of a step's global batch. */
+static int count_tokens(fm_step_metrics *metrics, const fm_loop *loop, int64_t step)
+{
+    const fm_loop_spec *const s = &loop->spec;
+    if (s->rows == NULL) {
+        return fm_batch_count(&metrics->label_tokens, &metrics->tokens, &loop->order, s->train, step);
+    }
+    metrics->tokens = s->batch->global_batch_size * s->rows->T;
+    metrics->label_tokens = s->batch->global_batch_size * (s->rows->T - 1);
+    return FM_OK;
 }
 
 int fm_loop_step(fm_loop *loop, int64_t step, fm_step_metrics *metrics)
@@ -194,7 +210,7 @@ int fm_loop_step(fm_loop *loop, int64_t step, fm_step_metrics *metrics)
     const fm_loop_spec *const s = &loop->spec;
     const double begin_s = now_s();
     *metrics = (fm_step_metrics){ .step = step };
-    FM_TRY(fm_batch_count(&metrics->label_tokens, &metrics->tokens, &loop->order, s->train, step));
+    FM_TRY(count_tokens(metrics, loop, step));
     metrics->lr = fm_schedule_lr(s->schedule, s->optimizer->lr, step, loop->n_steps);
     const double N = metrics->label_tokens > 0 ? (double)metrics->label_tokens : 1.0;
     double sum;
@@ -208,7 +224,7 @@ int fm_loop_step(fm_loop *loop, int64_t step, fm_step_metrics *metrics)
     metrics->memory_bytes = training_bytes();
     loop->waited_s = fm_fsdp_take_waited_s(s->model->fsdp);
     if (s->peak_flops > 0.0) {
-        metrics->mfu = metrics->tokens_per_s * fm_loop_flops_per_token(s->model, s->data->seq_length) / s->peak_flops;
+        metrics->mfu = metrics->tokens_per_s * fm_loop_flops_per_token(&s->model->config, s->data->seq_length) / s->peak_flops;
     }
     return s->report_ranks ? compare_ranks(loop, metrics, 1e3 * (seconds - loop->waited_s)) : FM_OK;
 }

@@ -6,8 +6,10 @@
 #include "data/options.h"
 #include "model/model.h"
 #include "parallel/options.h"
+#include "train/loss_scale.h"
 #include "train/metrics.h"
 #include "train/options.h"
+#include "train/step.h"
 
 typedef struct fm_loop fm_loop;
 
@@ -15,6 +17,7 @@ typedef struct fm_loop fm_loop;
 typedef struct {
     fm_model *model;
     const fm_dataset *train, *validation;  /* validation NULL: none */
+    const fm_rows *rows;               /* instead of `train`: every step has these, the whole batch of this dp rank; all labelled */
     uint64_t seed;
     const fm_data_options *data;
     const fm_batch_options *batch;
@@ -43,9 +46,15 @@ int fm_loop_padding(double *share, const fm_loop *loop);
 /* Number of steps of the run. Local. */
 int64_t fm_loop_steps(const fm_loop *loop);
 
-/* AdamW's own step count: the only state of a run that is neither a tensor nor a function of the step. Local. */
-int64_t fm_loop_updates(const fm_loop *loop);
-void fm_loop_resume(fm_loop *loop, int64_t updates);
+/* All that a run keeps from step to step beside its tensors and what follows from the step's number. Plain. */
+typedef struct {
+    int64_t updates;                   /* AdamW's own step count */
+    fm_loss_scale scale;               /* of float16; factor 0: not known (another dtype's run) */
+} fm_loop_state;
+
+/* The state after the last step; going on from one. Local. */
+fm_loop_state fm_loop_get_state(const fm_loop *loop);
+void fm_loop_resume(fm_loop *loop, const fm_loop_state *state);
 
 /* One step; the metrics are complete on every rank. FM_ERR_NUMERIC is agreed upon by all ranks; any other error is this rank's own.
  * Collective on world. */
@@ -57,7 +66,8 @@ bool fm_loop_must_validate(const fm_loop *loop, int64_t step);
 /* Mean loss over the label tokens of all validation samples. Collective on world. */
 int fm_loop_validate(fm_loop *loop, double *val_loss, int64_t *val_tokens);
 
-/* Causal FLOPs of one token, forward and backward: 6 P of the matrices (head, not look-up) + 6 L H D T. Local. */
-double fm_loop_flops_per_token(const fm_model *model, int64_t T);
+/* Causal FLOPs of one token in a row of T, forward and backward: 6 P of the matrices (head, not look-up) + 6 L H D T. What is computed
+ * again for want of memory does not count. Local. */
+double fm_loop_flops_per_token(const fm_config *config, int64_t T);
 
 #endif

@@ -1,10 +1,18 @@
 #include "train/loss_scale.h"
 
+#include <math.h>
+
 #include "base/log.h"
 
 enum { GROWTH_INTERVAL = 2000 };
 
 static const double first_factor = 65536.0, largest_factor = 16777216.0, least_factor = 1.0 / 65536.0;
+
+bool fm_loss_scale_is_legal(double factor)
+{
+    int exponent;
+    return factor >= least_factor && factor <= largest_factor && frexp(factor, &exponent) == 0.5;
+}
 
 fm_loss_scale fm_loss_scale_begin(enum fm_dtype dtype)
 {

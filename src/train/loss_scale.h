@@ -3,6 +3,8 @@
 #ifndef FM_TRAIN_LOSS_SCALE_H
 #define FM_TRAIN_LOSS_SCALE_H
 
+#include <stdbool.h>
+
 #include "tensor/dtype.h"
 
 /* Plain. */
@@ -11,6 +13,9 @@ typedef struct {
     int64_t good_steps;                /* updates since the factor last changed */
     int64_t skipped;                   /* steps without an update, in all */
 } fm_loss_scale;
+
+/* Whether a factor is one that these functions can come to: what a file says may be anything. Local. */
+bool fm_loss_scale_is_legal(double factor);
 
 /* The start: 65,536 for float16. Local. */
 fm_loss_scale fm_loss_scale_begin(enum fm_dtype dtype);

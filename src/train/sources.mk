@@ -1,5 +1,6 @@
 # files of src/train
 libfinemesh_la_SOURCES += \
+	src/train/bench.c src/train/bench.h \
 	src/train/console.c src/train/console.h \
 	src/train/evaluate.c src/train/evaluate.h \
 	src/train/events.c src/train/events.h \

@@ -32,6 +32,12 @@ int64_t fm_pass_t_multiple(const fm_model *model)
     return cp == 1 ? 1 : 2 * cp;
 }
 
+int64_t fm_pass_padded(const fm_model *model, int64_t T)
+{
+    const int64_t unit = fm_pass_t_multiple(model);
+    return (T + unit - 1) / unit * unit;
+}
+
 /* The rows of a microbatch on this data-parallel rank, into pass->whole. */
 static int take_rows(const run_state *run, int microbatch)
 {

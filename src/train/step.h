@@ -32,5 +32,6 @@ int fm_pass_run(double *loss, fm_pass *pass, int64_t step, bool with_gradients, 
 
 /* The multiple that T is padded to on this mesh (cp cuts rows in 2 cp chunks). Local. */
 int64_t fm_pass_t_multiple(const fm_model *model);
+int64_t fm_pass_padded(const fm_model *model, int64_t T);
 
 #endif

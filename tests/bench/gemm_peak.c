@@ -54,7 +54,7 @@ int main(int argc, char **argv)
     fm_device *device = NULL;
     fm_compute *compute = NULL;
     double best = -1;
-    if (fm_device_open_cpu(&device, atoi(argv[1])) == 0 && fm_compute_new(&compute, device) == 0) {
+    if (fm_device_open_cpu(&device, atoi(argv[1])) == 0 && fm_compute_new(&compute, device, NULL) == 0) {
         for (size_t i = 0; i < sizeof shapes / sizeof *shapes; i++) {
             const double rate = measure(compute, dtype, shapes[i]);
             best = rate > best ? rate : best;

@@ -324,7 +324,7 @@ static int bench_all(bench *b)
 
 static int bench_open(bench *b, fm_device *device)
 {
-    FM_TRY(fm_compute_new(&b->compute, device));
+    FM_TRY(fm_compute_new(&b->compute, device, NULL));
     b->buffer_elements = b->N * CHUNK > 16 << 20 ? b->N * CHUNK : 16 << 20;
     for (int i = 0; i < BUFFERS; i++) {
         b->buffer[i] = fm_alloc_array(b->buffer_elements, sizeof(float), FM_MEMORY_WORKSPACE);

@@ -2,7 +2,7 @@
  * AddressSanitizer and a debugger, on machines without a GPU or a toolkit. Compile with -x c++ -DFM_CUDA_ON_HOST and link
  * cuda_on_host.cpp. C sees the types of the runtime API only.
  *
- * A launch runs at once. Blocks run one after another; the threads of a block are fibers of one operating-system thread, each runs
+ * A launch runs at once, or in its stream's turn where the double of the CUDA runtime is linked (double/). Blocks run one after another; the threads of a block are fibers of one operating-system thread, each runs
  * until it has to wait (a barrier, an exchange within a warp). The order of threads and blocks is chosen by fm_host_set_order: a
  * kernel that lacks a barrier gives other numbers in one of the orders. Shared memory is poisoned for every block (NaN, -1) and
  * stands between red zones where ASan is on. Broken rules end the program with a sentence: a barrier or an exchange that some of its
@@ -17,14 +17,7 @@
 #include <stdint.h>
 #include <string.h>
 
-/* ---- what launchers see of the runtime API: as in cuda_runtime_api.h ---- */
-
-typedef struct CUstream_st *cudaStream_t;
-typedef enum cudaError {
-    cudaSuccess = 0,
-    cudaErrorInvalidValue = 1,
-    cudaErrorInvalidConfiguration = 9
-} cudaError_t;
+#include "double/cuda_runtime_api.h"
 
 #ifdef __cplusplus
 extern "C" {
@@ -109,6 +102,31 @@ void fm_host_fail(const char *format, ...) __attribute__((format(printf, 1, 2), 
 
 /* Runs kernel body(context) in every thread of a grid; the errors of cudaLaunchKernel for what no device takes. */
 cudaError_t fm_host_launch(const char *what, dim3 grid, dim3 block, size_t shared_bytes, void (*body)(void *), void *context);
+
+/* The double's: a function that runs in the stream's turn, once, and frees its arguments. */
+extern "C" cudaError_t cuda_double_enqueue(cudaStream_t stream, void (*run)(void *), void *arguments) __attribute__((weak));
+
+/* A launch of `body`, a function of nothing that holds what it needs by value: queued where there are queues, else at once. */
+template <class F>
+cudaError_t fm_host_queue(const char *what, dim3 grid, dim3 block, size_t shared_bytes, cudaStream_t stream, const F &body)
+{
+    auto launch = [=] {
+        return fm_host_launch(what, grid, block, shared_bytes, [](void *at) { (*static_cast<const F *>(at))(); },
+                              const_cast<void *>(static_cast<const void *>(&body)));
+    };
+    if (cuda_double_enqueue == nullptr) {
+        return launch();
+    }
+    typedef decltype(launch) launch_t;
+    const auto run = [](void *at) {
+        launch_t *const queued = static_cast<launch_t *>(at);
+        if ((*queued)() != cudaSuccess) {
+            fm_host_fail("no device takes this launch");
+        }
+        delete queued;
+    };
+    return cuda_double_enqueue(stream, run, new launch_t(launch));
+}
 
 /* ---- shared memory ---- */
 

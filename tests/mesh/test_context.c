@@ -311,7 +311,7 @@ int main(int argc, char **argv)
     fm_comm *world = NULL;
     fm_device *device = NULL;
     fm_compute *compute = NULL;
-    if (fm_comm_new_world(&world, &all) < 0 || fm_device_open_cpu(&device, 1) < 0 || fm_compute_new(&compute, device) < 0) {
+    if (fm_comm_new_world(&world, &all) < 0 || fm_device_open_cpu(&device, 1) < 0 || fm_compute_new(&compute, device, NULL) < 0) {
         MPI_Abort(MPI_COMM_WORLD, 99);
     }
     int failed = 0;

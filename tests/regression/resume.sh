@@ -124,6 +124,39 @@ tap_check "the tensor is named" says damaged "step-000016/rank-00001.h5: its CRC
 tap_check "the one before is used" says damaged "# resume: after step 12 of 16"
 tap_check "ends as the undisturbed run" same whole2 damaged
 
+# The loss scale of float16 and what was validated last are parts of the state; here a step was skipped before the checkpoint.
+state() { sed -n '/"checkpoint"/,$p' "$scratch/$1/manifest.json" | sed -E '/"(crc32|seconds)"/d'; }
+same_state()
+{
+    state "$1/checkpoints/step-000016" >"$scratch/state.a"
+    state "$2/checkpoints/step-000016" >"$scratch/state.b"
+    cat "$scratch/state.a"
+    diff "$scratch/state.a" "$scratch/state.b" && grep -q "$3" "$scratch/state.a"
+}
+tap_check "float16" train 1 half model.dtype=float16 optimizer.lr=5e-2
+cp -r "$scratch/half" "$scratch/half-again"
+forget_end half-again
+tap_check "goes on" train 1 half-again model.dtype=float16 optimizer.lr=5e-2
+tap_check "from a checkpoint" says half-again "# resume: after step 12 of 16"
+tap_check "ends as the undisturbed run" same half half-again
+tap_check "with its loss scale and its skipped step" same_state half half-again '"skipped": 1'
+
+# best: by the last validation at or before each checkpoint; of equals the earliest.
+validated()
+{
+    for step in 4 8 12 16; do
+        sed -n 's/ *"val_step": *\([0-9]*\).*/\1/p' "$scratch/apart/checkpoints/step-$(printf %06d $step)/manifest.json"
+    done | tr '\n' ' '
+}
+tap_check "validation every 3 steps" train 1 apart validation.every=3 checkpoint.keep=9
+tap_check "each checkpoint has the last one's loss" sh -c 'echo "$0"; [ "$0" = "3 6 12 16 " ]' "$(validated)"
+rm -rf "$scratch/apart/complete.json" "$scratch/apart/checkpoints/step-000012" "$scratch/apart/checkpoints/step-000016"
+tap_check "from step 8 on every 15 steps" train 1 apart validation.every=15 checkpoint.keep=9
+tap_check "the loss of step 6 is still the last one after step 12" sh -c 'echo "$0"; [ "$0" = "3 6 6 16 " ]' "$(validated)"
+best_of() { tap_best=$(readlink "$scratch/$1/checkpoints/best"); echo "$tap_best"; [ "$tap_best" = "$2" ]; }
+tap_check "validation every 8 steps" train 1 seldom validation.every=8 checkpoint.every=2 optimizer.lr=0
+tap_check "the earliest of equals is the best" best_of seldom step-000008
+
 rm "$scratch/damaged/complete.json"
 forget_end damaged
 tap_check "other batches are refused" sh -c '"$@"; [ $? -eq 1 ]' sh timeout 60 "$finemesh" run "$scratch/damaged/job.ini" \

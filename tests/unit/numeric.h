@@ -43,7 +43,7 @@ static inline void lab_use_threads(lab *l, int threads)
     fm_compute_destroy(l->compute);
     fm_device_close(l->device);
     assert_int_equal(fm_device_open_cpu(&l->device, threads), FM_OK);
-    assert_int_equal(fm_compute_new(&l->compute, l->device), FM_OK);
+    assert_int_equal(fm_compute_new(&l->compute, l->device, NULL), FM_OK);
 }
 
 static inline int lab_open(void **state)

@@ -1,0 +1,27 @@
+/* What the environment says to the doubles. */
+#ifndef TESTS_CUDA_DOUBLE_SETTINGS_H
+#define TESTS_CUDA_DOUBLE_SETTINGS_H
+
+#include <stdlib.h>
+#include <string.h>
+
+static inline long setting(const char *name, long otherwise)
+{
+    const char *const text = getenv(name);
+    return text == NULL || *text == '\0' ? otherwise : strtol(text, NULL, 10);
+}
+
+/* CODE where this is the N-th call of `call` and VARIABLE is CALL@N=CODE; else 0. */
+static inline int setting_failure(const char *variable, const char *call, long *n_calls)
+{
+    const char *const text = getenv(variable);
+    const size_t length = strlen(call);
+    if (text == NULL || strncmp(text, call, length) != 0 || text[length] != '@') {
+        return 0;
+    }
+    char *end;
+    const long n = strtol(text + length + 1, &end, 10);
+    return ++*n_calls == n && *end == '=' ? (int)strtol(end + 1, NULL, 10) : 0;
+}
+
+#endif

@@ -1,0 +1,28 @@
+# Doubles of the CUDA libraries over the host's memory, for machines without a GPU: found first by LD_LIBRARY_PATH=tests/cuda/double/.libs.
+double_headers = \
+	tests/cuda/double/cublasLt.h \
+	tests/cuda/double/cuda_double.h \
+	tests/cuda/double/cuda_runtime_api.h \
+	tests/cuda/double/library_types.h \
+	tests/cuda/double/memory.h \
+	tests/cuda/double/numbers.h \
+	tests/cuda/double/queue.h \
+	tests/cuda/double/settings.h
+noinst_HEADERS += $(double_headers)
+double_cppflags = -I$(srcdir)/tests/cuda/double
+
+# One library for cudart and cuBLASLt: the module and libnccl.so.2 link it, so that they share its streams.
+check_LTLIBRARIES += tests/cuda/double/libcudart_double.la
+tests_cuda_double_libcudart_double_la_SOURCES = tests/cuda/double/cublaslt.c tests/cuda/double/cudart.c tests/cuda/double/memory.c \
+	tests/cuda/double/queue.c
+tests_cuda_double_libcudart_double_la_CPPFLAGS = $(AM_CPPFLAGS) $(double_cppflags)
+tests_cuda_double_libcudart_double_la_LDFLAGS = -avoid-version -shared -no-undefined -rpath /nowhere
+tests_cuda_double_libcudart_double_la_LIBADD = -lpthread -lm
+
+check_LTLIBRARIES += tests/cuda/double/libcuda.la
+tests_cuda_double_libcuda_la_SOURCES = tests/cuda/double/libcuda.c
+tests_cuda_double_libcuda_la_LDFLAGS = -version-info 1:0:0 -shared -no-undefined -rpath /nowhere
+tests_cuda_double_libcuda_la_LIBADD =
+
+# Programs that call the doubles themselves.
+double_ldadd = tests/cuda/double/libcudart_double.la $(LDADD)
