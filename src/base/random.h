@@ -22,4 +22,8 @@ double fm_random_uniform(uint64_t seed, uint64_t stream, uint64_t element);
 /* Mean 0, variance 1 (Box and Muller): elements 2k and 2k + 1 are the cosine and the sine of block k. */
 double fm_random_normal(uint64_t seed, uint64_t stream, uint64_t element);
 
+/* out [n] = scale times the normal numbers of the elements first .. first + n - 1, many times faster than one by one: the logarithm, sine
+ * and cosine are polynomials, within 1e-15 of the formula's before they are rounded to fp32. The same numbers wherever a run begins. */
+void fm_random_normals(float *out, double scale, uint64_t seed, uint64_t stream, uint64_t first, int64_t n);
+
 #endif

@@ -1,4 +1,5 @@
 libfinemesh_la_SOURCES += \
+	src/base/clones.h \
 	src/base/complaints.c src/base/complaints.h \
 	src/base/error.c src/base/error.h \
 	src/base/file.c src/base/file.h \

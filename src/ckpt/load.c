@@ -103,10 +103,11 @@ static void fill_slab(float *local, const fm_slice *slice, const fm_slab *slab, 
         const int64_t row = slab->start[0] + r;
         const bool is_padding = spec->role == FM_ROLE_EMBEDDING && row == model->config.pad_token;
         float *const to = local + (slab->local_start[0] + r) * local_columns + local_first;
-        for (int64_t c = 0; c < width; c++) {
-            const uint64_t element = (uint64_t)(row * columns + first_column + c);
-            to[c] = is_vector ? (is_bias ? 0.0f : 1.0f)
-                  : is_padding ? 0.0f : (float)(model->config.initializer_range * fm_random_normal(seed, stream, element));
+        if (!is_vector && !is_padding) {
+            fm_random_normals(to, model->config.initializer_range, seed, stream, (uint64_t)(row * columns + first_column), width);
+        }
+        for (int64_t c = 0; c < width && (is_vector || is_padding); c++) {
+            to[c] = is_vector && !is_bias ? 1.0f : 0.0f;
         }
     }
 }

@@ -1,20 +1,16 @@
 /* Row kernels: arithmetic on a few thousand numbers of one thread, in fp32, whatever the dtype in memory. A row of another dtype is
  * widened into a scratch row in cache first; so every op exists once for all dtypes. All functions are local and not threaded.
  *
- * FM_ROW_KERNEL compiles a function for several instruction sets, chosen when the program starts. It must not contain OpenMP
- * regions: an outlined region would lose the instruction set. */
+ * FM_ROW_KERNEL marks a function of which there is one for each instruction set: no OpenMP regions in it (base/clones.h). */
 #ifndef FM_OPS_ROWS_H
 #define FM_OPS_ROWS_H
 
 #include <math.h>
 
+#include "base/clones.h"
 #include "tensor/dtype.h"
 
-#if defined(FM_TARGET_CLONES)
-#define FM_ROW_KERNEL __attribute__((target_clones("arch=x86-64-v4", "arch=x86-64-v3", "default")))
-#else
-#define FM_ROW_KERNEL
-#endif
+#define FM_ROW_KERNEL FM_CLONES
 
 /* n numbers widened to fp32, and narrowed (nearest even). */
 void fm_row_load(float *out, const void *in, enum fm_dtype dtype, int64_t n);

@@ -67,12 +67,47 @@ static void uniform_and_normal_have_their_moments(void **state)
     assert_true(fabs(together) < 5 * sqrt(1.0 / N));
 }
 
+/* In fp32 they are the same, but where the formula's number lies within 1e-15 of the middle of two. */
+static void many_normals_are_the_formulas(void **state)
+{
+    enum { N = 100000 };
+    static float fast[N];
+    const uint64_t firsts[] = { 0, 1, 12345678901ull, ~0ull - 4 * N };
+    int differ = 0;
+    for (size_t f = 0; f < sizeof firsts / sizeof firsts[0]; f++) {
+        fm_random_normals(fast, 0.02, 7, 11, firsts[f], N);
+        for (int i = 0; i < N; i++) {
+            const double exact = 0.02 * fm_random_normal(7, 11, firsts[f] + (uint64_t)i);
+            if (!(fabs((double)fast[i] - exact) <= fabs(exact) * 0x1.0001p-24 + 1e-18)) {
+                fail_msg("element %d after %llu: %.17g is not %.17g", i, (unsigned long long)firsts[f], (double)fast[i], exact);
+            }
+            differ += fast[i] != (float)exact;
+        }
+    }
+    assert_true(differ < 5);
+}
+
+static void many_normals_do_not_depend_on_where_a_run_begins(void **state)
+{
+    enum { N = 1000 };
+    float whole[N], part[N];
+    fm_random_normals(whole, 1.0, 1, 2, 0, N);
+    for (int64_t first = 0; first < N; first += 37) {
+        for (int64_t n = 0; first + n <= N; n += 111) {
+            fm_random_normals(part, 1.0, 1, 2, (uint64_t)first, n);
+            assert_memory_equal(part, whole + first, (size_t)n * sizeof *part);
+        }
+    }
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(philox_gives_the_published_vectors),
         cmocka_unit_test(seed_stream_and_counter_have_their_words),
         cmocka_unit_test(uniform_and_normal_have_their_moments),
+        cmocka_unit_test(many_normals_are_the_formulas),
+        cmocka_unit_test(many_normals_do_not_depend_on_where_a_run_begins),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
