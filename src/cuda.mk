@@ -8,5 +8,13 @@ cuda_module_c = \
 	src/ops/gemm_cuda.c src/ops/gemm_cuda.h \
 	src/tensor/cuda.h \
 	src/tensor/device_cuda.c src/tensor/device_cuda.h
-EXTRA_DIST += $(cuda_module_c)
+cuda_module_cu = \
+	src/ops/columns_cuda.cu \
+	src/ops/elementwise_cuda.cu \
+	src/ops/embedding_cuda.cu \
+	src/ops/loss_cuda.cu \
+	src/ops/norm_cuda.cu \
+	src/ops/optimizer_cuda.cu \
+	src/ops/rope_cuda.cu
+EXTRA_DIST += $(cuda_module_c) $(cuda_module_cu)
 

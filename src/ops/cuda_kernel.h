@@ -30,8 +30,12 @@
     extern __shared__ __align__(128) unsigned char fm_shared_dynamic_[]; \
     type *const name = reinterpret_cast<type *>(fm_shared_dynamic_)
 #define FM_UNROLL _Pragma("unroll")
+#define FM_UNROLL4 _Pragma("unroll 4")
+#define FM_UNROLL8 _Pragma("unroll 8")
 #else
 #define FM_UNROLL
+#define FM_UNROLL4
+#define FM_UNROLL8
 #endif
 
 /* ---- launches ---- */
@@ -58,11 +62,52 @@ static inline int64_t fm_ceil_div(int64_t a, int64_t b)
     return (a + b - 1) / b;
 }
 
-/* Blocks for `items` of which a block does `per_block` a turn: all of them, but no more than `most` (the kernel then strides). */
-static inline unsigned fm_blocks(int64_t items, int64_t per_block, int64_t most)
+/* Blocks for `items` of which each takes per_block. */
+static inline unsigned fm_blocks(int64_t items, int64_t per_block)
 {
-    const int64_t blocks = fm_ceil_div(items, per_block);
-    return static_cast<unsigned>(blocks < most ? blocks : most);
+    return static_cast<unsigned>(fm_ceil_div(items, per_block));
+}
+
+static inline cudaStream_t fm_stream(const fm_compute *compute)
+{
+    return fm_cuda_of(compute->device)->stream;
+}
+
+/* The least power of 2 that is not below n, but `most` (a power of 2) at most. */
+static inline int fm_power_of_2(int64_t n, int most)
+{
+    int power = 1;
+    while (power < n && power < most) {
+        power *= 2;
+    }
+    return power;
+}
+
+/* N rows of `packs` packs, a thread each: a block of FM_TILE_THREADS takes some rows of some columns, so narrow rows leave no thread
+ * idle, and only blocks divide. The launcher's part and the kernel's. */
+enum { FM_TILE_THREADS = 256 };
+
+static inline dim3 fm_tile_block(int64_t packs)
+{
+    const int across = fm_power_of_2(packs, FM_TILE_THREADS);
+    return dim3(static_cast<unsigned>(across), static_cast<unsigned>(FM_TILE_THREADS / across));
+}
+
+static inline dim3 fm_tile_grid(int64_t N, int64_t packs)
+{
+    const dim3 block = fm_tile_block(packs);
+    return dim3(static_cast<unsigned>(fm_ceil_div(N, block.y) * fm_ceil_div(packs, block.x)));
+}
+
+struct fm_place {
+    int64_t row, pack;
+};
+
+static __device__ __forceinline__ fm_place fm_tile_place(int64_t packs)
+{
+    const unsigned columns = static_cast<unsigned>((packs + blockDim.x - 1) / blockDim.x);
+    return fm_place{ static_cast<int64_t>(blockIdx.x / columns) * blockDim.y + threadIdx.y,
+                     static_cast<int64_t>(blockIdx.x % columns) * blockDim.x + threadIdx.x };
 }
 
 /* ---- element types ---- */
@@ -238,7 +283,7 @@ template <class T, int V> struct fm_pack {
 };
 
 /* The widest packs: 16 bytes. */
-template <class T> constexpr int fm_wide() { return 16 / static_cast<int>(sizeof(T)); }
+template <class T> constexpr int fm_wide = 16 / static_cast<int>(sizeof(T));
 
 /* V floats from and to memory of type T. */
 template <class T, int V> __device__ __forceinline__ void fm_load(float (&to)[V], const T *from)
@@ -261,7 +306,7 @@ template <class T, int V> __device__ __forceinline__ void fm_store(T *to, const 
 /* Whether an address and a distance between rows (in elements) allow 16-byte accesses. For launchers. */
 template <class T> bool fm_is_wide(const void *at, int64_t ld)
 {
-    return reinterpret_cast<uintptr_t>(at) % 16 == 0 && ld % fm_wide<T>() == 0;
+    return reinterpret_cast<uintptr_t>(at) % 16 == 0 && ld % fm_wide<T> == 0;
 }
 
 /* ---- sums and maxima: the same tree every time, the result in every lane or thread ---- */
@@ -286,10 +331,20 @@ template <int LANES = 32> __device__ __forceinline__ float fm_warp_max(float val
 }
 
 /* Over a block of THREADS (a multiple of 32, one dimension). Can be called again and again. */
-template <int THREADS, class T> __device__ __forceinline__ T fm_block_sum(T value)
+struct fm_sum_of {
+    template <class T> __device__ __forceinline__ T operator()(T a, T b) const { return a + b; }
+};
+struct fm_max_of {
+    __device__ __forceinline__ float operator()(float a, float b) const { return fmaxf(a, b); }
+};
+
+template <int THREADS, class T, class Op> __device__ __forceinline__ T fm_block_merge(T value, const Op op)
 {
     FM_SHARED(T, of_warp, THREADS / 32);
-    value = fm_warp_sum(value);
+    FM_UNROLL
+    for (int bits = 16; bits > 0; bits /= 2) {
+        value = op(value, __shfl_xor_sync(0xffffffffu, value, bits));
+    }
     if (threadIdx.x % 32 == 0) {
         of_warp[threadIdx.x / 32] = value;
     }
@@ -297,10 +352,20 @@ template <int THREADS, class T> __device__ __forceinline__ T fm_block_sum(T valu
     value = of_warp[0];
     FM_UNROLL
     for (int i = 1; i < THREADS / 32; i++) {
-        value += of_warp[i];
+        value = op(value, of_warp[i]);
     }
     __syncthreads();                   /* before the next call writes */
     return value;
+}
+
+template <int THREADS, class T> __device__ __forceinline__ T fm_block_sum(T value)
+{
+    return fm_block_merge<THREADS>(value, fm_sum_of());
+}
+
+template <int THREADS> __device__ __forceinline__ float fm_block_max(float value)
+{
+    return fm_block_merge<THREADS>(value, fm_max_of());
 }
 
 #endif

@@ -2,9 +2,10 @@
  * AddressSanitizer and a debugger, on machines without a GPU or a toolkit. Compile with -x c++ -DFM_CUDA_ON_HOST and link
  * cuda_on_host.cpp. C sees the types of the runtime API only.
  *
- * A launch runs at once, or in its stream's turn where the double of the CUDA runtime is linked (double/). Blocks run one after another; the threads of a block are fibers of one operating-system thread, each runs
- * until it has to wait (a barrier, an exchange within a warp). The order of threads and blocks is chosen by fm_host_set_order: a
- * kernel that lacks a barrier gives other numbers in one of the orders. Shared memory is poisoned for every block (NaN, -1) and
+ * A launch runs at once, or in its stream's turn where the double of the CUDA runtime is linked (double/). Blocks run one after
+ * another; the threads of a block are fibers of one operating-system thread, each runs until it has to wait (a barrier, an exchange
+ * within a warp). The order of threads and blocks is chosen by fm_host_set_order: a kernel that lacks a barrier gives other numbers in
+ * one of the orders. Shared memory is poisoned for every block (NaN, -1) and
  * stands between red zones where ASan is on. Broken rules end the program with a sentence: a barrier or an exchange that some of its
  * threads never reach, barriers in different lines, misaligned vector loads, lanes outside a mask.
  * tests/cuda/README.md says what is not modelled. */

@@ -1,3 +1,46 @@
-# Kernels on the host: see README.md.
-noinst_HEADERS += tests/cuda/cuda_on_host.h
-EXTRA_DIST += tests/cuda/cuda_on_host.cpp
+# Kernels on the host: see README.md. tests/cuda/kernels/X.cpp is src/ops/X.cu for the C++ compiler.
+kernel_headers = tests/cuda/cuda_on_host.h tests/cuda/kernel_lab.h
+kernel_sources = \
+	tests/cuda/cuda_on_host.cpp \
+	tests/cuda/kernels/columns_cuda.cpp \
+	tests/cuda/kernels/elementwise_cuda.cpp \
+	tests/cuda/kernels/embedding_cuda.cpp \
+	tests/cuda/kernels/loss_cuda.cpp \
+	tests/cuda/kernels/norm_cuda.cpp \
+	tests/cuda/kernels/optimizer_cuda.cpp \
+	tests/cuda/kernels/rope_cuda.cpp
+kernel_tests = \
+	tests/cuda/test_elementwise \
+	tests/cuda/test_rows \
+	tests/cuda/test_words
+noinst_HEADERS += $(kernel_headers)
+EXTRA_DIST += tests/cuda/README.md
+
+# Always under AddressSanitizer where the compiler has it: that is what finds accesses beyond an array.
+kernel_cppflags = $(AM_CPPFLAGS) -DFM_CUDA_ON_HOST -I$(srcdir)/tests/cuda
+kernel_cxxflags = -std=c++17 $(CXX_WARN_CFLAGS) $(KERNEL_SANITIZE) $(SANITIZE_CFLAGS)
+
+if HAVE_CXX17
+if HAVE_CMOCKA
+check_LTLIBRARIES += tests/cuda/libkernels.la
+check_PROGRAMS += $(kernel_tests)
+TESTS += $(kernel_tests)
+endif
+endif
+tests_cuda_libkernels_la_SOURCES = $(kernel_sources) tests/cuda/kernel_lab.c
+tests_cuda_libkernels_la_CPPFLAGS = $(kernel_cppflags)
+tests_cuda_libkernels_la_CFLAGS = $(AM_CFLAGS) $(KERNEL_SANITIZE)
+tests_cuda_libkernels_la_CXXFLAGS = $(kernel_cxxflags)
+tests_cuda_libkernels_la_LIBADD =
+
+kernel_cflags = $(AM_CFLAGS) $(KERNEL_SANITIZE)
+kernel_ldadd = tests/cuda/libkernels.la $(LDADD) -lstdc++ -lpthread
+tests_cuda_test_elementwise_CPPFLAGS = $(kernel_cppflags)
+tests_cuda_test_elementwise_CFLAGS = $(kernel_cflags)
+tests_cuda_test_elementwise_LDADD = $(kernel_ldadd)
+tests_cuda_test_rows_CPPFLAGS = $(kernel_cppflags)
+tests_cuda_test_rows_CFLAGS = $(kernel_cflags)
+tests_cuda_test_rows_LDADD = $(kernel_ldadd)
+tests_cuda_test_words_CPPFLAGS = $(kernel_cppflags)
+tests_cuda_test_words_CFLAGS = $(kernel_cflags)
+tests_cuda_test_words_LDADD = $(kernel_ldadd)

@@ -50,7 +50,7 @@ tabs_and_trails() { grep -nP '\t|[ ]+$' $(cat "$scratch/files"); }
 unlisted_tests()
 {
     find tests \( -name 'test_*.c' -o -path 'tests/[!b]*/*.sh' \) | sed 's/\.c$//' | sort | while read -r file; do
-        grep -qE "(^|[[:space:]])$file([[:space:]]|$)" tests/sources.mk || echo "$file is not in tests/sources.mk"
+        cat tests/sources.mk tests/*/sources.mk | grep -qE "(^|[[:space:]])$file([[:space:]]|$)" || echo "$file is in no sources.mk of tests"
     done
 }
 

@@ -1,0 +1,1 @@
+#include "ops/columns_cuda.cu"

@@ -1,0 +1,1 @@
+#include "ops/loss_cuda.cu"

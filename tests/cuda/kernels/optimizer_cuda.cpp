@@ -1,0 +1,1 @@
+#include "ops/optimizer_cuda.cu"

@@ -1,0 +1,1 @@
+#include "ops/rope_cuda.cu"
