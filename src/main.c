@@ -40,7 +40,7 @@ static const command commands[] = {
     { "convert", "JOB.ini [section.key=value ...]", "HF directory -> shards", 1, fm_cmd_convert, NULL },
     { "reshard", "SET [--tp-size N --dp-size N ...] -o DIR", "shard set or checkpoint of one mesh -> another", 1, fm_cmd_reshard,
       NULL },
-    { "export", "JOB.ini [section.key=value ...]", "newest checkpoint (or shards) -> HF directory", 1, fm_cmd_export, NULL },
+    { "export", "JOB.ini | CHECKPOINT [-o DIR]", "newest checkpoint (or shards) or that one -> HF directory", 1, fm_cmd_export, NULL },
     { "eval", "JOB.ini [section.key=value ...]", "loss and perplexity of a model over data", 1, fm_cmd_eval, NULL },
     { "bench", "JOB.ini [--steps N] [section.key=value]", "what a training step costs, and where its time goes", 1, fm_cmd_bench, NULL },
     { "generate", "MODEL PROMPT [--max-new-tokens N]", "the likeliest continuation of a prompt", 2, fm_cmd_generate, NULL },

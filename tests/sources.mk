@@ -84,6 +84,7 @@ shell_tests = \
 	tests/oracle/tokenizer.sh \
 	tests/regression/bad.sh \
 	tests/regression/bench.sh \
+	tests/regression/export.sh \
 	tests/regression/library.sh \
 	tests/regression/load.sh \
 	tests/regression/tp_plan.sh \

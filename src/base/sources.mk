@@ -1,4 +1,5 @@
 libfinemesh_la_SOURCES += \
+	src/base/clock.c src/base/clock.h \
 	src/base/clones.h \
 	src/base/complaints.c src/base/complaints.h \
 	src/base/error.c src/base/error.h \
@@ -8,4 +9,5 @@ libfinemesh_la_SOURCES += \
 	src/base/log.c src/base/log.h \
 	src/base/memory.c src/base/memory.h \
 	src/base/random.c src/base/random.h \
+	src/base/task.c src/base/task.h \
 	src/base/text.c src/base/text.h

@@ -34,6 +34,21 @@ int fm_checkpoint_temporary(char *out, const char *dir, int64_t step)
     return step_path(out, dir, ".step-%06lld.tmp", step);
 }
 
+int fm_checkpoint_export_path(char *out, const char *path)
+{
+    static const char suffix[] = "-hf";
+    FM_TRY(fm_path_join(out, "", path));
+    size_t length = strlen(out);
+    while (length > 1 && out[length - 1] == '/') {
+        length--;
+    }
+    if (length + sizeof suffix > FM_PATH_BYTES) {
+        return fm_fail(FM_ERR_IO, "%.60s...: the path is too long", path);
+    }
+    strcpy(out + length, suffix);
+    return FM_OK;
+}
+
 /* The step of a name that this module's own format gives back; -1: another name. */
 static int64_t step_of(const char *name, const char *format)
 {
@@ -189,7 +204,7 @@ int fm_checkpoints_clean(const char *dir)
     int rc = FM_OK;
     for (struct dirent *entry; folder != NULL && rc == FM_OK && (entry = readdir(folder)) != NULL;) {
         char path[FM_PATH_BYTES];
-        if (step_of(entry->d_name, ".step-%06lld.tmp") >= 0) {
+        if (step_of(entry->d_name, ".step-%06lld.tmp") >= 0 || step_of(entry->d_name, "step-%06lld-hf.tmp") >= 0) {
             rc = fm_path_join(path, dir, entry->d_name);
             rc = rc < 0 ? rc : fm_dir_remove(path);
         }

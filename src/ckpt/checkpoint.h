@@ -3,6 +3,7 @@
  *   step-NNNNNN/        a complete checkpoint: a shard set whose manifest.json has a member "checkpoint"; nothing is written
  *                       into it
  *   .step-NNNNNN.tmp/   one that is being written, or whose writer died
+ *   step-NNNNNN-hf/     what was exported from one; not ours to remove
  *   latest, best        links: the newest; the one with the lowest validation loss
  *   set-aside/          checkpoints behind a step to which a run went back
  *
@@ -18,12 +19,16 @@
 int fm_checkpoint_path(char *out, const char *dir, int64_t step);
 int fm_checkpoint_temporary(char *out, const char *dir, int64_t step);
 
+/* PATH-hf, into out[FM_PATH_BYTES]: where the checkpoint PATH is exported to. */
+int fm_checkpoint_export_path(char *out, const char *path);
+
 /* The steps of the complete checkpoints, newest first; *n = 0 also where the folder is not there. The caller frees *steps with
  * fm_free. */
 int fm_checkpoints_list(int64_t **steps, int *n, const char *dir);
 
 /* The state that a checkpoint carries, the member "checkpoint" of its manifest.json: an object with "step", "updates" and
- * "identity", where one was measured "val_loss" (of the last validation at or before it). The caller releases *out with json_decref. Errors: unreadable; no checkpoint. */
+ * "identity", where one was measured "val_loss" (of the last validation at or before it). The caller releases *out with
+ * json_decref. Errors: unreadable; no checkpoint. */
 int fm_checkpoint_state(json_t **out, const char *path);
 
 /* After a checkpoint was published: `latest` and `best` are set, and of the others the `keep` newest stay. `best` stays too,

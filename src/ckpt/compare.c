@@ -123,8 +123,8 @@ int fm_compare(const char *a, const char *b)
     comparison c = { .name = { a, b } };
     int rc = FM_OK;
     for (int side = 0; rc == FM_OK && side < 2; side++) {
-        c.raw[side] = fm_alloc_array(BAND, sizeof(double), FM_MEMORY_WORKSPACE);
-        c.wide[side] = fm_alloc_array(BAND, sizeof(double), FM_MEMORY_WORKSPACE);
+        c.raw[side] = fm_alloc_array(BAND, sizeof(double), FM_MEMORY_CHECKPOINT);
+        c.wide[side] = fm_alloc_array(BAND, sizeof(double), FM_MEMORY_CHECKPOINT);
         rc = c.raw[side] == NULL || c.wide[side] == NULL ? FM_ERR_MEMORY : fm_source_open(&c.source[side], c.name[side], NULL);
     }
     if (rc == FM_OK) {

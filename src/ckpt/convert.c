@@ -184,8 +184,8 @@ static int prepare(conversion *c, fm_comm *world, fm_comm *tp)
     const size_t buffer_bytes = widest_bytes > BAND_BYTES ? (size_t)widest_bytes : BAND_BYTES;
     c->files = fm_alloc_array(c->n_members, sizeof *c->files, FM_MEMORY_HOST);
     c->summaries = fm_alloc_array(fm_mesh_ranks(&layout->mesh), sizeof *c->summaries, FM_MEMORY_HOST);
-    c->band = fm_alloc(buffer_bytes, FM_MEMORY_WORKSPACE);
-    c->rows = c->n_members == 1 ? NULL : fm_alloc(buffer_bytes, FM_MEMORY_WORKSPACE);
+    c->band = fm_alloc(buffer_bytes, FM_MEMORY_CHECKPOINT);
+    c->rows = c->n_members == 1 ? NULL : fm_alloc(buffer_bytes, FM_MEMORY_CHECKPOINT);
     return c->files == NULL || c->summaries == NULL || c->band == NULL || (c->n_members > 1 && c->rows == NULL) ? FM_ERR_MEMORY
                                                                                                                : FM_OK;
 }

@@ -52,7 +52,7 @@ static int plan_make(plan *p, const fm_layout *layout, int tensor, const fm_coor
         p->offsets_bytes[j] = total_bytes;
         total_bytes += (size_t)(p->parts[p->me].count * p->slices[j].local_shape[1]) * element_bytes;
     }
-    p->buffer = fm_alloc(total_bytes, FM_MEMORY_WORKSPACE);
+    p->buffer = fm_alloc(total_bytes, FM_MEMORY_CHECKPOINT);
     return p->buffer == NULL ? FM_ERR_MEMORY : FM_OK;
 }
 

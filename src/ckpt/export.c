@@ -2,6 +2,7 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <stdatomic.h>
 #include <stdio.h>
 #include <string.h>
 #include <sys/stat.h>
@@ -10,6 +11,7 @@
 #include "base/file.h"
 #include "base/json.h"
 #include "base/memory.h"
+#include "base/task.h"
 #include "ckpt/exchange.h"
 #include "ckpt/hf_files.h"
 #include "ckpt/publish.h"
@@ -27,16 +29,20 @@ typedef struct {
 } file_plan;
 
 /* One export on one rank. */
-typedef struct {
+struct fm_exporting {
     const fm_layout *layout;
     fm_coord coord;
     const fm_tensor_feed *feed;
     fm_comm *tp;
+    bool leads;
     file_plan plan;
     char dir[FM_PATH_BYTES];           /* temporary */
+    char out_dir[FM_PATH_BYTES], source_dir[FM_PATH_BYTES];
     int open_file, fd;                 /* the file that is open now; -1: none */
     char *band, *rows;                 /* local rows, whole rows */
-} export_run;
+    fm_task *writing;                  /* NULL: in no thread of its own */
+    atomic_bool unwanted;              /* the thread need not go on */
+};
 
 static int64_t row_elements(const fm_slice *slice)
 {
@@ -61,7 +67,7 @@ static int read_arrays(void *user, void *out, int tensor, int64_t first_row, int
         fm_dtype_convert(out, wanted, from, dtype, n_rows * width);
         return FM_OK;
     }
-    void *const here = fm_alloc_array(n_rows * width, fm_dtype_bytes(dtype), FM_MEMORY_WORKSPACE);
+    void *const here = fm_alloc_array(n_rows * width, fm_dtype_bytes(dtype), FM_MEMORY_CHECKPOINT);
     int rc = here == NULL ? FM_ERR_MEMORY : FM_OK;
     if (rc == FM_OK) {
         rc = fm_device_copy_out(feed->device, here, from, (size_t)(n_rows * width) * fm_dtype_bytes(dtype));
@@ -89,7 +95,7 @@ static int read_source(void *user, void *out, int tensor, int64_t first_row, int
     fm_slice slice;
     fm_layout_slice(&slice, feed->layout, tensor, &feed->coord);
     const int64_t elements = n_rows * row_elements(&slice);
-    void *const stored = fm_alloc_array(elements, fm_dtype_bytes(dtype), FM_MEMORY_WORKSPACE);
+    void *const stored = fm_alloc_array(elements, fm_dtype_bytes(dtype), FM_MEMORY_CHECKPOINT);
     int rc = stored == NULL ? FM_ERR_MEMORY : FM_OK;
     if (rc == FM_OK) {
         rc = fm_source_read_rows(feed->source, stored, from, feed->layout, tensor, &feed->coord, NULL, first_row, n_rows);
@@ -157,7 +163,7 @@ static int create_file(const char *dir, const char *name, const char *header, si
 }
 
 /* The offsets of one file's tensors; where `creates`, the file too. */
-static int plan_file(export_run *run, int file, bool creates)
+static int plan_file(fm_exporting *run, int file, bool creates)
 {
     const fm_layout *const layout = run->layout;
     fm_safetensors_entry *const entries = fm_alloc_array(layout->n_tensors, sizeof *entries, FM_MEMORY_HOST);
@@ -189,7 +195,7 @@ static int plan_file(export_run *run, int file, bool creates)
 }
 
 /* model.safetensors.index.json, where there are several files. */
-static int write_index(const export_run *run)
+static int write_index(const fm_exporting *run)
 {
     if (run->plan.n_files == 1) {
         return FM_OK;
@@ -218,7 +224,7 @@ static int write_index(const export_run *run)
 }
 
 /* Syncs and closes the file that is open. */
-static int close_file(export_run *run)
+static int close_file(fm_exporting *run)
 {
     int rc = FM_OK;
     if (run->open_file >= 0) {
@@ -229,7 +235,7 @@ static int close_file(export_run *run)
     return rc;
 }
 
-static int write_at(export_run *run, int tensor, const void *data, int64_t size_bytes, int64_t element)
+static int write_at(fm_exporting *run, int tensor, const void *data, int64_t size_bytes, int64_t element)
 {
     char name[NAME_BYTES], path[FM_PATH_BYTES];
     const int file = run->plan.file_of[tensor];
@@ -248,7 +254,7 @@ static int write_at(export_run *run, int tensor, const void *data, int64_t size_
 }
 
 /* The owned part of local rows [first_row, first_row + n_rows), which lie in the band. */
-static int write_rows(export_run *run, int tensor, const fm_slice *slice, int64_t first_row, int64_t n_rows)
+static int write_rows(fm_exporting *run, int tensor, const fm_slice *slice, int64_t first_row, int64_t n_rows)
 {
     const fm_tensor_spec *const spec = &run->layout->tensors[tensor];
     const int64_t element_bytes = (int64_t)fm_dtype_bytes(spec->dtype);
@@ -277,7 +283,7 @@ static int write_rows(export_run *run, int tensor, const fm_slice *slice, int64_
 }
 
 /* Columns: tp peers make whole rows of them, and each writes its part. A peer that failed still takes part. */
-static int write_exchanged(export_run *run, int tensor, const fm_slice *slice, int64_t first_row, int64_t n_rows, int rc)
+static int write_exchanged(fm_exporting *run, int tensor, const fm_slice *slice, int64_t first_row, int64_t n_rows, int rc)
 {
     const fm_tensor_spec *const spec = &run->layout->tensors[tensor];
     const size_t element_bytes = fm_dtype_bytes(spec->dtype);
@@ -292,7 +298,7 @@ static int write_exchanged(export_run *run, int tensor, const fm_slice *slice, i
 }
 
 /* One tensor, band by band. Bands are as long on all peers of an exchange. */
-static int write_tensor(export_run *run, int tensor, int rc)
+static int write_tensor(fm_exporting *run, int tensor, int rc)
 {
     const fm_tensor_spec *const spec = &run->layout->tensors[tensor];
     const bool exchanges = fm_exchange_applies(run->layout, tensor, run->tp);
@@ -303,7 +309,7 @@ static int write_tensor(export_run *run, int tensor, int rc)
     if (!slice.held || run->coord.at[FM_DP_REPLICATE] > 0 || (!exchanges && (!slice.owner || slice.n_slabs == 0))) {
         return rc;
     }
-    for (int64_t row = 0; row < slice.local_shape[0]; row += rows_a_band) {
+    for (int64_t row = 0; row < slice.local_shape[0] && !atomic_load(&run->unwanted); row += rows_a_band) {
         const int64_t rows = slice.local_shape[0] - row < rows_a_band ? slice.local_shape[0] - row : rows_a_band;
         if (rc == FM_OK && row_elements(&slice) > 0) {
             rc = run->feed->read(run->feed->user, run->band, tensor, row, rows);
@@ -317,7 +323,7 @@ static int write_tensor(export_run *run, int tensor, int rc)
     return rc;
 }
 
-static int allocate(export_run *run)
+static int allocate(fm_exporting *run)
 {
     int64_t most_bytes = BAND_BYTES;
     for (int t = 0; t < run->layout->n_tensors; t++) {
@@ -325,65 +331,147 @@ static int allocate(export_run *run)
         const int64_t row_bytes = (spec->ndim == 2 ? spec->shape[1] : 1) * (int64_t)fm_dtype_bytes(spec->dtype);
         most_bytes = row_bytes > most_bytes ? row_bytes : most_bytes;
     }
-    run->band = fm_alloc((size_t)most_bytes, FM_MEMORY_WORKSPACE);
-    run->rows = run->tp == NULL ? NULL : fm_alloc((size_t)most_bytes, FM_MEMORY_WORKSPACE);
+    run->band = fm_alloc((size_t)most_bytes, FM_MEMORY_CHECKPOINT);
+    run->rows = run->tp == NULL ? NULL : fm_alloc((size_t)most_bytes, FM_MEMORY_CHECKPOINT);
     return run->band == NULL || (run->tp != NULL && run->rows == NULL) ? FM_ERR_MEMORY : FM_OK;
 }
 
 /* Rank 0's checks and the empty files; every rank's plan. Collective. */
-static int begin(export_run *run, const char *out_dir, const fm_export_options *options, fm_comm *world)
+static int begin(fm_exporting *run, const fm_export_options *options, fm_comm *world)
 {
-    const bool leads = fm_comm_rank(world) == 0;
     struct stat from, to;
-    int rc = fm_publish_name(run->dir, out_dir);
+    int rc = fm_publish_name(run->dir, run->out_dir);
     if (rc == FM_OK) {
         rc = plan_files(&run->plan, run->layout, options->max_file_bytes > 0 ? options->max_file_bytes : default_max_file_bytes);
     }
     if (rc == FM_OK) {
         rc = allocate(run);
     }
-    if (rc == FM_OK && leads && stat(options->source_dir, &from) == 0 && stat(out_dir, &to) == 0 && from.st_dev == to.st_dev &&
-        from.st_ino == to.st_ino) {
-        rc = fm_fail(FM_ERR_JOB, "%s: the export would replace the model that it came from: choose another directory", out_dir);
+    if (rc == FM_OK && run->leads && stat(run->source_dir, &from) == 0 && stat(run->out_dir, &to) == 0 &&
+        from.st_dev == to.st_dev && from.st_ino == to.st_ino) {
+        rc = fm_fail(FM_ERR_JOB, "%s: the export would replace the model that it came from: choose another directory",
+                     run->out_dir);
     }
-    if (rc == FM_OK && leads) {
-        rc = fm_publish_begin(run->dir, out_dir, fm_hf_files_is_model);
+    if (rc == FM_OK && run->leads) {
+        rc = fm_publish_begin(run->dir, run->out_dir, fm_hf_files_is_model);
     }
     for (int file = 0; rc == FM_OK && file < run->plan.n_files; file++) {
-        rc = plan_file(run, file, leads);
+        rc = plan_file(run, file, run->leads);
     }
+    return fm_comm_agree(world, rc);
+}
+
+static void release(fm_exporting *run)
+{
+    fm_free(run->plan.file_of);
+    fm_free(run->plan.offsets);
+    fm_free(run->band);
+    fm_free(run->rows);
+    fm_free(run);
+}
+
+/* The files made and nothing in them yet; with an error *out is NULL. Collective. */
+static int open_run(fm_exporting **out, const char *out_dir, const fm_layout *layout, const fm_tensor_feed *feed,
+                    const fm_export_options *options, fm_comm *world, fm_comm *tp)
+{
+    fm_exporting *const run = fm_alloc(sizeof *run, FM_MEMORY_HOST);
+    *out = NULL;
+    int rc = run == NULL ? FM_ERR_MEMORY : FM_OK;
+    if (rc == FM_OK) {
+        run->layout = layout;
+        run->coord = fm_mesh_coord(&layout->mesh, fm_comm_rank(world));
+        run->feed = feed;
+        run->tp = tp;
+        run->leads = fm_comm_rank(world) == 0;
+        run->open_file = -1;
+        rc = fm_path_join(run->out_dir, "", out_dir);
+        rc = rc < 0 ? rc : fm_path_join(run->source_dir, "", options->source_dir);
+    }
+    rc = fm_comm_agree(world, rc);
+    if (rc == FM_OK) {
+        rc = begin(run, options, world);
+    }
+    if (rc < 0 && run != NULL) {
+        release(run);
+        return rc;
+    }
+    *out = rc < 0 ? NULL : run;
+    return rc;
+}
+
+/* This rank's part of the tensors; rank 0's other files too. */
+static int write_part(void *user)
+{
+    fm_exporting *const run = user;
+    int rc = FM_OK;
+    for (int t = 0; t < run->layout->n_tensors; t++) {
+        rc = write_tensor(run, t, rc);
+    }
+    const int closed = close_file(run);
+    rc = rc < 0 ? rc : closed;
+    if (rc == FM_OK && run->leads && !atomic_load(&run->unwanted)) {
+        rc = write_index(run);
+        rc = rc < 0 ? rc : fm_hf_files_copy(run->dir, run->source_dir);
+    }
+    return rc;
+}
+
+/* `rc`: how this rank's part went. Collective. */
+static int close_run(fm_exporting *run, int rc, fm_comm *world)
+{
+    rc = fm_comm_agree(world, rc);
+    if (run->leads) {
+        rc = rc < 0 ? rc : fm_publish_end(run->dir, run->out_dir);
+        if (rc < 0) {
+            fm_publish_abandon(run->dir);
+        }
+    }
+    release(run);
     return fm_comm_agree(world, rc);
 }
 
 int fm_export(const char *out_dir, const fm_layout *layout, const fm_tensor_feed *feed, const fm_export_options *options,
               fm_comm *world, fm_comm *tp)
 {
-    const bool leads = fm_comm_rank(world) == 0;
-    export_run run = { .layout = layout, .feed = feed, .tp = tp, .open_file = -1 };
+    fm_exporting *run;
     FM_ASSERT(fm_comm_size(world) == fm_mesh_ranks(&layout->mesh));
-    run.coord = fm_mesh_coord(&layout->mesh, fm_comm_rank(world));
-    int rc = begin(&run, out_dir, options, world);
+    FM_TRY(open_run(&run, out_dir, layout, feed, options, world, tp));
+    return close_run(run, write_part(run), world);
+}
+
+int fm_exporting_begin(fm_exporting **out, const char *out_dir, const fm_layout *layout, const fm_tensor_feed *feed,
+                       const fm_export_options *options, fm_comm *world)
+{
+    FM_ASSERT(fm_comm_size(world) == fm_mesh_ranks(&layout->mesh));
+    FM_TRY(open_run(out, out_dir, layout, feed, options, world, NULL));
+    const int rc = fm_comm_agree(world, fm_task_begin(&(*out)->writing, write_part, *out));
     if (rc < 0) {
-        goto done;
+        fm_exporting_abandon(*out);
+        *out = NULL;
     }
-    for (int t = 0; t < layout->n_tensors; t++) {
-        rc = write_tensor(&run, t, rc);
-    }
-    const int closed = close_file(&run);
-    rc = fm_comm_agree(world, rc < 0 ? rc : closed);
-    if (leads) {
-        rc = rc < 0 ? rc : write_index(&run);
-        rc = rc < 0 ? rc : fm_hf_files_copy(run.dir, options->source_dir);
-        rc = rc < 0 ? rc : fm_publish_end(run.dir, out_dir);
-        if (rc < 0) {
-            fm_publish_abandon(run.dir);
-        }
-    }
-    rc = fm_comm_agree(world, rc);
-done:
-    fm_free(run.plan.file_of);
-    fm_free(run.plan.offsets);
-    fm_free(run.band);
-    fm_free(run.rows);
     return rc;
+}
+
+bool fm_exporting_is_written(const fm_exporting *exporting)
+{
+    return fm_task_is_done(exporting->writing);
+}
+
+int fm_exporting_end(fm_exporting *exporting, fm_comm *world)
+{
+    const int rc = fm_task_end(exporting->writing);
+    return close_run(exporting, rc, world);
+}
+
+void fm_exporting_abandon(fm_exporting *exporting)
+{
+    if (exporting == NULL) {
+        return;
+    }
+    atomic_store(&exporting->unwanted, true);
+    fm_task_abandon(exporting->writing);
+    if (exporting->leads) {
+        fm_publish_abandon(exporting->dir);
+    }
+    release(exporting);
 }

@@ -49,4 +49,20 @@ typedef struct {
 int fm_export(const char *out_dir, const fm_layout *layout, const fm_tensor_feed *feed, const fm_export_options *options,
               fm_comm *world, fm_comm *tp);
 
+/* The same in two parts and without tp peers: a thread of each rank writes its part while the main one does something else.
+ * `layout` and `feed` are borrowed until the end; that thread alone reads the feed. The error is agreed. Collective on world. */
+typedef struct fm_exporting fm_exporting;
+int fm_exporting_begin(fm_exporting **out, const char *out_dir, const fm_layout *layout, const fm_tensor_feed *feed,
+                       const fm_export_options *options, fm_comm *world);
+
+/* Whether fm_exporting_end would not wait for this rank's thread. Local. */
+bool fm_exporting_is_written(const fm_exporting *exporting);
+
+/* Waits for the thread; when all ranks are done the directory gets its name. Frees the export, after an error too. Collective on
+ * world. */
+int fm_exporting_end(fm_exporting *exporting, fm_comm *world);
+
+/* Stops the thread, removes what was written and frees; NULL is allowed. The kept error message stays. Local. */
+void fm_exporting_abandon(fm_exporting *exporting);
+
 #endif

@@ -98,3 +98,18 @@ int fm_match_tensors(int *tensor_of, fm_tensor_spec *tensors, int n, const fm_so
     fm_free(used);
     return rc;
 }
+
+int fm_match_trained(int *tensor_of, const fm_tensor_spec *tensors, int n, const fm_source *source, const char *name)
+{
+    for (int i = 0; i < n; i++) {
+        char master[FM_NAME_BYTES + 16];
+        snprintf(master, sizeof master, "master/%s", tensors[i].name);
+        tensor_of[i] = fm_source_find(source, master);
+        tensor_of[i] = tensor_of[i] >= 0 ? tensor_of[i] : fm_source_find(source, tensors[i].name);
+        if (tensor_of[i] < 0) {
+            return fm_fail(FM_ERR_FORMAT, "%s: tensor %s is not there: another model wrote it", name, tensors[i].name);
+        }
+        FM_TRY(check_tensor(&tensors[i], fm_source_get(source, tensor_of[i]), name));
+    }
+    return FM_OK;
+}

@@ -10,4 +10,8 @@
  * Local. */
 int fm_match_tensors(int *tensor_of, fm_tensor_spec *tensors, int n, const fm_source *source, const char *name);
 
+/* tensor_of[i] becomes the source's index of what tensors[i] is trained to: its master where the checkpoint has one, else the
+ * weight. Error: it is not there, or has another shape. Local. */
+int fm_match_trained(int *tensor_of, const fm_tensor_spec *tensors, int n, const fm_source *source, const char *name);
+
 #endif

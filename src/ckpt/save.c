@@ -1,12 +1,8 @@
 #include "ckpt/save.h"
 
-#include <pthread.h>
-#include <stdatomic.h>
-#include <stdio.h>
-#include <string.h>
-#include <time.h>
-
+#include "base/clock.h"
 #include "base/memory.h"
+#include "base/task.h"
 #include "ckpt/publish.h"
 #include "ckpt/shard_scan.h"
 #include "ckpt/shards.h"
@@ -20,12 +16,8 @@ struct fm_saving {
     int n_items;
     fm_shard_summary *summaries;       /* [mesh ranks] */
     fm_shard_file *file;               /* NULL: this rank owns nothing */
-    pthread_t thread;
-    bool has_thread;
-    atomic_bool written;
-    int write_rc;
+    fm_task *writing;                  /* NULL: written already */
     double written_s;                  /* that it took */
-    char why[1024];                    /* the thread's message */
 };
 
 static const void *array_of(const fm_param_view *view, enum fm_array array)
@@ -102,13 +94,6 @@ static int copy_arrays(fm_saving *s, const fm_model *model, char *copy, size_t c
     return FM_OK;
 }
 
-static double now_s(void)
-{
-    struct timespec t;
-    clock_gettime(CLOCK_MONOTONIC, &t);
-    return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
-}
-
 /* An array that lies in the device's memory, by way of the host's. */
 static int write_from_device(fm_saving *s, int i, size_t size_bytes)
 {
@@ -122,10 +107,11 @@ static int write_from_device(fm_saving *s, int i, size_t size_bytes)
 }
 
 /* Any thread; with copies. */
-static int write_arrays(fm_saving *s)
+static int write_arrays(void *user)
 {
+    fm_saving *const s = user;
     const bool is_host = s->device == NULL || s->device->table->is_host;
-    const double begin_s = now_s();
+    const double begin_s = fm_clock_s();
     for (int i = 0; i < s->n_items; i++) {
         const int64_t bytes = fm_shard_file_item_bytes(s->file, i);
         if (bytes > 0) {
@@ -133,36 +119,18 @@ static int write_arrays(fm_saving *s)
         }
     }
     FM_TRY(fm_shard_file_sync(s->file));
-    s->written_s = now_s() - begin_s;
+    s->written_s = fm_clock_s() - begin_s;
     return FM_OK;
-}
-
-/* The background: plain writes, no MPI and no HDF5. */
-static void *write_behind(void *argument)
-{
-    fm_saving *const s = argument;
-    s->write_rc = write_arrays(s);
-    if (s->write_rc < 0) {
-        snprintf(s->why, sizeof s->why, "%s", fm_error_message());
-    }
-    atomic_store(&s->written, true);
-    return NULL;
 }
 
 static int start(fm_saving *s, const fm_model *model, void *copy, size_t copy_bytes)
 {
     if (copy == NULL) {
         s->device = model->compute->device;
-        atomic_store(&s->written, true);
         return write_arrays(s);
     }
     FM_TRY(copy_arrays(s, model, copy, copy_bytes));
-    s->has_thread = pthread_create(&s->thread, NULL, write_behind, s) == 0;
-    if (!s->has_thread) {              /* no more threads: then in this one */
-        atomic_store(&s->written, true);
-        return write_arrays(s);
-    }
-    return FM_OK;
+    return fm_task_begin(&s->writing, write_arrays, s);
 }
 
 int fm_saving_begin(fm_saving **out, const char *temporary, const fm_model *model, const fm_save_item *what, int n_what,
@@ -182,8 +150,6 @@ int fm_saving_begin(fm_saving **out, const char *temporary, const fm_model *mode
     }
     if (rc == FM_OK && s->file != NULL) {
         rc = start(s, model, copy, fm_saving_bytes(model, what, n_what));
-    } else {
-        atomic_store(&s->written, true);
     }
     if (rc < 0) {
         fm_saving_abandon(s);
@@ -195,16 +161,7 @@ int fm_saving_begin(fm_saving **out, const char *temporary, const fm_model *mode
 
 bool fm_saving_is_written(const fm_saving *saving)
 {
-    return atomic_load(&((fm_saving *)saving)->written);
-}
-
-static int join(fm_saving *s)
-{
-    if (s->has_thread) {
-        pthread_join(s->thread, NULL);
-        s->has_thread = false;
-    }
-    return s->write_rc < 0 ? fm_fail_with(s->write_rc, s->why) : FM_OK;
+    return fm_task_is_done(saving->writing);
 }
 
 void fm_saving_abandon(fm_saving *s)
@@ -212,9 +169,7 @@ void fm_saving_abandon(fm_saving *s)
     if (s == NULL) {
         return;
     }
-    if (s->has_thread) {
-        pthread_join(s->thread, NULL);
-    }
+    fm_task_abandon(s->writing);
     fm_shard_file_abandon(s->file);
     fm_free(s->items);
     fm_free(s->from);
@@ -226,7 +181,8 @@ int fm_saving_end(fm_saving *s, double *written_s, int rc, const fm_model *model
 {
     fm_comm *const world = fm_groups_get(model->groups, FM_GROUP_WORLD);
     if (rc == FM_OK) {
-        rc = join(s);
+        rc = fm_task_end(s->writing);
+        s->writing = NULL;
         if (written_s != NULL) {
             *written_s = s->written_s;
         }

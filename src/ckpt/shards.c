@@ -115,16 +115,16 @@ static void describe(fm_h5_dataset *out, const fm_shard_item *item, const fm_lay
 int fm_shard_file_begin(fm_shard_file **out, const char *dir, const fm_layout *layout, const fm_coord *coord,
                         const fm_shard_item *items, int n_items)
 {
-    fm_shard_file *const file = fm_alloc(sizeof *file, FM_MEMORY_CHECKPOINT);
+    fm_shard_file *const file = fm_alloc(sizeof *file, FM_MEMORY_HOST);
     *out = NULL;
     if (file == NULL) {
         return FM_ERR_MEMORY;
     }
     file->fd = -1;
     file->n_items = n_items;
-    file->dataset_of = fm_alloc_array(n_items, sizeof *file->dataset_of, FM_MEMORY_CHECKPOINT);
-    file->progress = fm_alloc_array(n_items, sizeof *file->progress, FM_MEMORY_CHECKPOINT);
-    file->datasets = fm_alloc_array(n_items, sizeof *file->datasets, FM_MEMORY_CHECKPOINT);
+    file->dataset_of = fm_alloc_array(n_items, sizeof *file->dataset_of, FM_MEMORY_HOST);
+    file->progress = fm_alloc_array(n_items, sizeof *file->progress, FM_MEMORY_HOST);
+    file->datasets = fm_alloc_array(n_items, sizeof *file->datasets, FM_MEMORY_HOST);
     const bool made = file->dataset_of != NULL && file->progress != NULL && file->datasets != NULL;
     int rc = made ? FM_OK : FM_ERR_MEMORY;
     fm_h5_header header = { .format_version = FM_SHARD_FORMAT_VERSION };

@@ -258,7 +258,7 @@ static int read_band(fm_source *source, char *out, size_t out_pitch_bytes, int f
                      int64_t row_bytes, int64_t pitch_bytes, uint32_t *crc)
 {
     if (source->band == NULL) {
-        source->band = fm_alloc(BAND_BYTES, FM_MEMORY_WORKSPACE);
+        source->band = fm_alloc(BAND_BYTES, FM_MEMORY_CHECKPOINT);
         if (source->band == NULL) {
             return FM_ERR_MEMORY;
         }
@@ -476,7 +476,7 @@ static int read_exchanged(fm_source *source, char *out, int tensor, const fm_lay
     const int n_peers = fm_comm_size(tp);
     const int64_t most = EXCHANGE_BYTES / (columns * (int64_t)element_bytes), rows_a_peer = most < 1 ? 1 : most;
     char *const rows = fm_alloc_array(rows_a_peer < n_rows ? rows_a_peer : n_rows, (size_t)columns * element_bytes,
-                                      FM_MEMORY_WORKSPACE);
+                                      FM_MEMORY_CHECKPOINT);
     int rc = fm_comm_agree(tp, rows == NULL ? FM_ERR_MEMORY : FM_OK), read_rc = FM_OK;
     FM_ASSERT(slice->n_slabs > 0);
     const int64_t global_row = slice->slabs[0].start[0] + first_row - slice->slabs[0].local_start[0];
@@ -540,7 +540,7 @@ static int verify_slice(fm_source *source, char *buffer, const fm_index_slice *s
 
 int fm_source_verify(fm_source *source, fm_comm *world)
 {
-    char *const buffer = fm_alloc(CHUNK_BYTES, FM_MEMORY_WORKSPACE);
+    char *const buffer = fm_alloc(CHUNK_BYTES, FM_MEMORY_CHECKPOINT);
     int rc = buffer == NULL ? FM_ERR_MEMORY : FM_OK;
     for (int64_t s = fm_comm_rank(world); rc == FM_OK && s < source->index.slices.n; s += fm_comm_size(world)) {
         const fm_index_slice *const slice = fm_index_get_slice(&source->index, s);

@@ -4,6 +4,7 @@ libfinemesh_la_SOURCES += \
 	src/ckpt/convert.c src/ckpt/convert.h \
 	src/ckpt/exchange.c src/ckpt/exchange.h \
 	src/ckpt/export.c src/ckpt/export.h \
+	src/ckpt/export_set.c src/ckpt/export_set.h \
 	src/ckpt/h5.c src/ckpt/h5.h \
 	src/ckpt/hf.c src/ckpt/hf.h \
 	src/ckpt/hf_files.c src/ckpt/hf_files.h \

@@ -1,73 +1,120 @@
 #include "job/cmd_export.h"
 
+#include <errno.h>
+#include <limits.h>
 #include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
 
 #include "base/file.h"
 #include "base/log.h"
 #include "base/memory.h"
-#include "ckpt/export.h"
+#include "ckpt/checkpoint.h"
+#include "ckpt/export_set.h"
 #include "ckpt/match.h"
+#include "ckpt/shard_scan.h"
+#include "ckpt/verify.h"
 #include "job/resume.h"
 
-/* Which of a checkpoint's tensors are the model's: the masters where there are some. The dtypes are those of the model that the
- * run began with (its headers are read), or what they are where it began with none. Collective. */
-static int match_checkpoint(int *tensor_of, fm_assembly *a, const fm_source *checkpoint)
+/* From what to what; the same on every rank. "": not said. */
+typedef struct {
+    char job[FM_PATH_BYTES];           /* the job file */
+    char set[FM_PATH_BYTES];           /* the checkpoint, where one was named */
+    char out[FM_PATH_BYTES];
+} places;
+
+/* Takes "-o DIR" out of the arguments. */
+static int take_out(places *p, int *argc, char **argv)
 {
-    fm_source *original = NULL;
-    if (a->job.model.init == FM_INIT_PRETRAINED) {
-        FM_TRY(fm_source_open(&original, a->job.model.path, a->launch->world));
-    }
-    int rc = original == NULL ? FM_OK : fm_match_tensors(tensor_of, a->tensors, a->n_tensors, original, a->job.model.path);
-    for (int t = 0; rc == FM_OK && t < a->n_tensors; t++) {
-        char master[FM_NAME_BYTES + 16];
-        snprintf(master, sizeof master, "master/%s", a->tensors[t].name);
-        tensor_of[t] = fm_source_find(checkpoint, master);
-        tensor_of[t] = tensor_of[t] >= 0 ? tensor_of[t] : fm_source_find(checkpoint, a->tensors[t].name);
-        if (tensor_of[t] < 0) {
-            rc = fm_fail(FM_ERR_FORMAT, "the checkpoint has no tensor %s: another model wrote it", a->tensors[t].name);
+    int n = 0;
+    for (int i = 0; i < *argc; i++) {
+        if (strcmp(argv[i], "-o") != 0) {
+            argv[n++] = argv[i];
+        } else if (++i == *argc) {
+            return fm_fail(FM_ERR_JOB, "finemesh export: a directory was expected after -o");
+        } else {
+            FM_TRY(fm_path_join(p->out, "", argv[i]));
         }
     }
-    fm_source_close(original);
-    return rc;
+    *argc = n;
+    return n > 0 ? FM_OK : fm_fail(FM_ERR_JOB, "finemesh export: a job file or a checkpoint was expected");
 }
 
-/* Rows of every tensor are dealt out over the ranks: nothing is read twice, and no rank holds the model. */
-static int write_directory(fm_assembly *a, fm_source *source, bool is_checkpoint, const char *dir)
+/* Rank 0: a checkpoint brings its own job. Its place is found through links (`latest`, `best`): the export stands beside it. */
+static int find_job(places *p, const char *path)
 {
-    int *const tensor_of = fm_alloc_array(a->n_tensors, sizeof *tensor_of, FM_MEMORY_HOST);
-    int rc = fm_comm_agree(a->launch->world, tensor_of == NULL ? FM_ERR_MEMORY : FM_OK);
-    if (rc == FM_OK) {
-        rc = is_checkpoint ? match_checkpoint(tensor_of, a, source)
-                           : fm_match_tensors(tensor_of, a->tensors, a->n_tensors, source, a->job.output_dir);
-        rc = fm_comm_agree(a->launch->world, rc);
+    if (!fm_path_is_dir(path)) {
+        return fm_path_join(p->job, "", path);
     }
-    if (rc == FM_OK) {
-        fm_layout layout = fm_assembly_layout(a);
-        fm_source_feed from = {
-            .source = source, .tensor_of = tensor_of, .layout = &layout, .coord = fm_mesh_coord(&a->mesh, a->launch->rank),
-        };
-        const fm_tensor_feed feed = fm_feed_source(&from);
-        const fm_export_options options = { .source_dir = a->job.model.path };
-        rc = fm_export(dir, &layout, &feed, &options, a->launch->world, NULL);
+    if (!fm_shards_is_set(path)) {
+        return fm_fail(FM_ERR_JOB, "%s: it has no manifest.json: a job file or a checkpoint was expected", path);
     }
-    fm_free(tensor_of);
-    return rc;
+    char whole[PATH_MAX];
+    if (realpath(path, whole) == NULL) {
+        return fm_fail(FM_ERR_IO, "%s: cannot tell where it is: %s", path, strerror(errno));
+    }
+    FM_TRY(fm_path_join(p->set, "", whole));
+    FM_TRY(fm_path_join(p->job, whole, "job.ini"));
+    if (!fm_path_exists(p->job)) {
+        return fm_fail(FM_ERR_JOB, "%s: it has no job.ini, so that it is no checkpoint: finemesh export JOB.ini makes a Hugging "
+                       "Face directory from the shards of a job", path);
+    }
+    return p->out[0] != '\0' ? FM_OK : fm_checkpoint_export_path(p->out, whole);
 }
 
-static int export(fm_assembly *a, fm_source **source, const fm_launch *launch, int argc, char **argv)
+/* The set: the one that was named, intact; else the newest checkpoint; else the shards. Collective. */
+static int find_set(places *p, bool *is_checkpoint, const fm_assembly *a)
 {
-    char from[FM_PATH_BYTES], dir[FM_PATH_BYTES];
+    *is_checkpoint = true;
+    if (p->set[0] != '\0') {
+        return fm_verify(NULL, p->set, a->launch->world);
+    }
     fm_resume newest;
-    FM_TRY(fm_assemble_job(a, launch, argc, argv, false));
-    a->mesh = (fm_mesh_shape){ { [FM_PP] = 1, [FM_DP_REPLICATE] = 1, [FM_DP_SHARD] = launch->n_ranks, [FM_CP] = 1, [FM_TP] = 1 } };
-    FM_TRY(fm_assemble_config(a));
     FM_TRY(fm_resume_newest(&newest, a));
-    const bool is_checkpoint = newest.dir[0] != '\0';
-    FM_TRY(fm_path_join(from, a->job.output_dir, is_checkpoint ? newest.dir : "shards"));
-    FM_TRY(fm_path_join(dir, a->job.output_dir, "hf"));
-    FM_TRY(fm_source_open_shards(source, from, launch->world));
-    FM_TRY(write_directory(a, *source, is_checkpoint, dir));
-    fm_log_print("# model: %s, from %s\n", dir, from);
+    *is_checkpoint = newest.dir[0] != '\0';
+    FM_TRY(fm_path_join(p->set, a->job.output_dir, *is_checkpoint ? newest.dir : "shards"));
+    return p->out[0] != '\0' ? FM_OK : fm_path_join(p->out, a->job.output_dir, "hf");
+}
+
+/* The dtypes of the model that the run began with (its headers are read), or what they are where it began with none.
+ * Collective. */
+static int find_dtypes(fm_assembly *a, const places *p, bool is_checkpoint)
+{
+    fm_source *original;
+    fm_comm *const world = a->launch->world;
+    if (is_checkpoint && a->job.model.init != FM_INIT_PRETRAINED) {
+        return FM_OK;
+    }
+    const char *const dir = is_checkpoint ? a->job.model.path : p->set;
+    FM_TRY(fm_source_open(&original, dir, world));
+    int *const unused = fm_alloc_array(a->n_tensors, sizeof *unused, FM_MEMORY_HOST);
+    const int rc = unused == NULL ? FM_ERR_MEMORY : fm_match_tensors(unused, a->tensors, a->n_tensors, original, dir);
+    fm_free(unused);
+    fm_source_close(original);
+    return fm_comm_agree(world, rc);
+}
+
+static int export(fm_assembly *a, const fm_launch *launch, int argc, char **argv)
+{
+    places p = { .out = "" };
+    bool is_checkpoint;
+    fm_set_export *writing;
+    int rc = take_out(&p, &argc, argv);
+    if (rc == FM_OK && launch->rank == 0) {
+        rc = find_job(&p, argv[0]);
+    }
+    FM_TRY(fm_comm_agree(launch->world, rc));
+    FM_TRY(fm_comm_broadcast(launch->world, &p, sizeof p, FM_U8, 0));
+    argv[0] = p.job;
+    FM_TRY(fm_assemble_job(a, launch, argc, argv, false));
+    a->mesh = (fm_mesh_shape){ { 1, 1, 1, 1, 1 } };       /* no mesh at all: every model fits on it */
+    FM_TRY(fm_assemble_config(a));
+    FM_TRY(find_set(&p, &is_checkpoint, a));
+    FM_TRY(find_dtypes(a, &p, is_checkpoint));
+    const fm_layout layout = fm_assembly_layout(a);
+    FM_TRY(fm_set_export_begin(&writing, p.out, p.set, &layout, a->job.model.path, launch->world));
+    FM_TRY(fm_set_export_end(writing, launch->world));
+    fm_log_print("# model: %s, from %s\n", p.out, p.set);
     return FM_OK;
 }
 
@@ -75,9 +122,7 @@ int fm_cmd_export(const fm_launch *launch, int argc, char **argv, bool *started)
 {
     (void)started;
     fm_assembly a = { .launch = NULL };
-    fm_source *source = NULL;
-    const int rc = export(&a, &source, launch, argc, argv);
-    fm_source_close(source);
+    const int rc = export(&a, launch, argc, argv);
     fm_assembly_clear(&a);
     return rc;
 }

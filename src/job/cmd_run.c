@@ -2,9 +2,9 @@
 
 #include <math.h>
 #include <string.h>
-#include <time.h>
 #include <unistd.h>
 
+#include "base/clock.h"
 #include "base/file.h"
 #include "base/json.h"
 #include "base/log.h"
@@ -351,7 +351,7 @@ int fm_cmd_run(const fm_launch *launch, int argc, char **argv, bool *started)
 {
     run r;
     memset(&r, 0, sizeof r);
-    r.begin_s = (double)time(NULL);
+    r.begin_s = fm_clock_of_day_s();
     int rc = fm_stop_begin(&r.stop);
     if (rc == FM_OK) {
         rc = prepare(&r, launch, argc, argv);

@@ -2,12 +2,13 @@
 
 #include <math.h>
 #include <string.h>
-#include <time.h>
 
+#include "base/clock.h"
 #include "base/file.h"
 #include "base/log.h"
 #include "base/memory.h"
 #include "ckpt/checkpoint.h"
+#include "ckpt/export_set.h"
 #include "ckpt/publish.h"
 #include "ckpt/save.h"
 #include "ckpt/shard_scan.h"
@@ -37,14 +38,12 @@ struct fm_keeper {
     char temporary[FM_PATH_BYTES], final[FM_PATH_BYTES];
     json_t *extra;                     /* rank 0's */
     double waited_s;
+    /* the one that is being exported */
+    fm_set_export *exporting;
+    char exported[FM_PATH_BYTES];
+    double export_s;                   /* when it began; what training has waited for it */
+    double export_waited_s;
 };
-
-static double clock_s(clockid_t clock)
-{
-    struct timespec t;
-    clock_gettime(clock, &t);
-    return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
-}
 
 static void list_items(fm_keeper *k)
 {
@@ -110,7 +109,10 @@ int fm_keeper_new(fm_keeper **out, const fm_keeper_spec *spec)
     k->val_step = spec->resume->val_step;
     list_items(k);
     k->copy_bytes = fm_saving_bytes(spec->a->model, k->items, k->n_items);
-    k->checkpoint_s = spec->resume->checkpoint_s > 0.0 ? spec->resume->checkpoint_s : (double)k->copy_bytes * spec->a->ranks_of_node / slow_disk;
+    k->checkpoint_s = spec->resume->checkpoint_s;
+    if (!(k->checkpoint_s > 0.0)) {
+        k->checkpoint_s = (double)k->copy_bytes * spec->a->ranks_of_node / slow_disk;
+    }
     int rc = fm_comm_agree(world, open_inputs(k));
     if (rc == FM_OK && spec->a->job.checkpoint.every > 0) {
         rc = choose_way(k);
@@ -127,6 +129,7 @@ void fm_keeper_destroy(fm_keeper *k)
 {
     if (k != NULL) {
         fm_saving_abandon(k->saving);
+        fm_set_export_abandon(k->exporting);
         json_decref(k->extra);
         fm_free(k->copy);
         fm_free(k->config);
@@ -138,13 +141,14 @@ void fm_keeper_destroy(fm_keeper *k)
 static int make_extra(fm_keeper *k)
 {
     const fm_loop_state loop = fm_loop_get_state(k->spec.loop);
-    k->extra = json_pack("{s:{s:I, s:I, s:f, s:O}}", "checkpoint", "step", (json_int_t)k->step, "updates", (json_int_t)loop.updates,
-                         "seconds", k->checkpoint_s, "identity", k->spec.identity);
+    k->extra = json_pack("{s:{s:I, s:I, s:f, s:O}}", "checkpoint", "step", (json_int_t)k->step, "updates",
+                         (json_int_t)loop.updates, "seconds", k->checkpoint_s, "identity", k->spec.identity);
     json_t *const state = json_object_get(k->extra, "checkpoint");
     bool whole = state != NULL;
     if (whole && k->spec.a->model->setup.dtype == FM_F16) {
-        whole = json_object_set_new(state, "loss_scale", json_pack("{s:f, s:I, s:I}", "factor", loop.scale.factor, "good_steps",
-                                    (json_int_t)loop.scale.good_steps, "skipped", (json_int_t)loop.scale.skipped)) == 0;
+        json_t *const scale = json_pack("{s:f, s:I, s:I}", "factor", loop.scale.factor, "good_steps",
+                                        (json_int_t)loop.scale.good_steps, "skipped", (json_int_t)loop.scale.skipped);
+        whole = json_object_set_new(state, "loss_scale", scale) == 0;
     }
     if (whole && isfinite(k->val_loss)) {
         whole = json_object_set_new(state, "val_loss", json_real(k->val_loss)) == 0 &&
@@ -179,7 +183,7 @@ static void give_up(fm_keeper *k)
 
 static int begin(fm_keeper *k, int64_t step, bool in_background)
 {
-    const double begin_s = clock_s(CLOCK_MONOTONIC);
+    const double begin_s = fm_clock_s();
     k->step = step;
     int rc = fm_checkpoint_temporary(k->temporary, k->folder, step);
     rc = rc < 0 ? rc : fm_checkpoint_path(k->final, k->folder, step);
@@ -196,15 +200,41 @@ static int begin(fm_keeper *k, int64_t step, bool in_background)
         k->saving = NULL;
         give_up(k);
     }
-    k->waited_s = clock_s(CLOCK_MONOTONIC) - begin_s;
+    k->waited_s = fm_clock_s() - begin_s;
     return rc;
+}
+
+/* Waits for an export, which then has its name; nothing where there is none. */
+static int end_export(fm_keeper *k)
+{
+    if (k->exporting == NULL) {
+        return FM_OK;
+    }
+    const double begin_s = fm_clock_s();
+    const int rc = fm_set_export_end(k->exporting, k->world);
+    k->exporting = NULL;
+    FM_TRY(rc);
+    const double now_s = fm_clock_s();
+    fm_log_print("# export: %s, %.1f s, of which training waited %.1f ms\n", k->exported, now_s - k->export_s,
+                 1e3 * (k->export_waited_s + now_s - begin_s));
+    return FM_OK;
+}
+
+static int begin_export(fm_keeper *k)
+{
+    const fm_assembly *const a = k->spec.a;
+    k->export_s = fm_clock_s();
+    FM_TRY(fm_comm_agree(k->world, fm_checkpoint_export_path(k->exported, k->final)));
+    FM_TRY(fm_set_export_begin(&k->exporting, k->exported, k->final, &a->model->layout, a->job.model.path, k->world));
+    k->export_waited_s = fm_clock_s() - k->export_s;
+    return FM_OK;
 }
 
 /* Checksums, manifest, name, links. Rank 0's metrics are on the disk before the name is there. */
 static int finish(fm_keeper *k, fm_metrics *metrics)
 {
     const bool leads = fm_comm_rank(k->world) == 0;
-    const double begin_s = clock_s(CLOCK_MONOTONIC);
+    const double begin_s = fm_clock_s();
     double written_s = 0.0;
     int rc = fm_saving_end(k->saving, &written_s, FM_OK, k->spec.a->model, k->extra);
     k->saving = NULL;
@@ -220,7 +250,7 @@ static int finish(fm_keeper *k, fm_metrics *metrics)
     }
     json_decref(k->extra);
     k->extra = NULL;
-    const double end_s = clock_s(CLOCK_MONOTONIC) - begin_s;
+    const double end_s = fm_clock_s() - begin_s;
     const double whole_s = fmax(written_s, k->waited_s) + end_s;
     k->checkpoint_s = fmax(k->checkpoint_s, whole_s);
     fm_log_print("# checkpoint: %s, %.1f s, of which training waited %.1f ms\n", k->final, whole_s, 1e3 * (k->waited_s + end_s));
@@ -228,14 +258,23 @@ static int finish(fm_keeper *k, fm_metrics *metrics)
 }
 
 /* What the ranks tell each other after every step. */
-enum { SIGNAL, TIME, WRITING, N_FLAGS };
+enum { SIGNAL, TIME, WRITING, EXPORTING, N_FLAGS };
 
 static int agree_flags(int64_t flags[N_FLAGS], fm_keeper *k)
 {
     flags[SIGNAL] = fm_stop_signal();
-    flags[TIME] = fm_stop_is_near(k->spec.deadline_s, clock_s(CLOCK_REALTIME), k->step_s, k->checkpoint_s);
+    flags[TIME] = fm_stop_is_near(k->spec.deadline_s, fm_clock_of_day_s(), k->step_s, k->checkpoint_s);
     flags[WRITING] = k->saving != NULL && !fm_saving_is_written(k->saving);
+    flags[EXPORTING] = !fm_set_export_is_written(k->exporting);
     return fm_comm_all_reduce(k->world, flags, N_FLAGS, FM_I64, FM_MAX);
+}
+
+/* A finished checkpoint and, if asked, its export. The one before may go away now, so that its own export ends first. */
+static int finish_and_export(fm_keeper *k, fm_metrics *metrics, bool exports)
+{
+    FM_TRY(end_export(k));
+    FM_TRY(finish(k, metrics));
+    return exports && k->spec.a->job.checkpoint.export_when == FM_EXPORT_EVERY ? begin_export(k) : FM_OK;
 }
 
 int fm_keeper_step(bool *stop, fm_keeper *k, const fm_step_metrics *step, double val_loss, fm_metrics *metrics)
@@ -251,13 +290,22 @@ int fm_keeper_step(bool *stop, fm_keeper *k, const fm_step_metrics *step, double
     FM_TRY(agree_flags(flags, k));
     *stop = !is_last && (flags[SIGNAL] != 0 || flags[TIME] != 0);
     const bool due = *stop || (every > 0 && (is_last || step->step % every == 0));
+    if (*stop) {                       /* there is no time for it */
+        fm_set_export_abandon(k->exporting);
+        k->exporting = NULL;
+    } else if (!flags[EXPORTING]) {
+        FM_TRY(end_export(k));
+    }
     if (k->saving != NULL && (due || !flags[WRITING])) {
-        FM_TRY(finish(k, metrics));
+        FM_TRY(finish_and_export(k, metrics, !*stop));
     }
     if (due) {
         const bool in_background = k->copy != NULL && !is_last && !*stop;
         FM_TRY(begin(k, step->step, in_background));
-        FM_TRY(in_background ? FM_OK : finish(k, metrics));
+        FM_TRY(in_background ? FM_OK : finish_and_export(k, metrics, !*stop));
+    }
+    if (is_last) {
+        FM_TRY(end_export(k));
     }
     if (*stop) {
         fm_log_print("# stopped after step %lld by %s: %s is complete, the same command goes on from it\n", (long long)step->step,

@@ -1,4 +1,5 @@
-/* The checkpoints of a run: when they are due, and writing them, in the background where memory allows a copy. */
+/* The checkpoints of a run: when they are due, writing them, in the background where memory allows a copy, and exporting them
+ * from their files while training goes on. */
 #ifndef FM_JOB_KEEPER_H
 #define FM_JOB_KEEPER_H
 
@@ -21,10 +22,10 @@ typedef struct {
  * Collective on the world. */
 int fm_keeper_new(fm_keeper **out, const fm_keeper_spec *spec);
 
-/* After step `step` and its validation (val_loss NAN: none; a checkpoint carries the last that was measured): finishes a checkpoint whose bytes are written, begins one that is
- * due. *stop: a signal or the time limit asks for an end; then, unless the run is at its last step, the checkpoint of this
- * step is complete. `metrics` (rank 0's, else NULL) are on the disk before a checkpoint is complete. The error is agreed.
- * Collective on the world. */
+/* After step `step` and its validation (val_loss NAN: none; a checkpoint carries the last that was measured): finishes a
+ * checkpoint whose bytes are written, begins one that is due. *stop: a signal or the time limit asks for an end; then, unless the
+ * run is at its last step, the checkpoint of this step is complete (and not exported). `metrics` (rank 0's, else NULL) are on the
+ * disk before a checkpoint is complete. The error is agreed. Collective on the world. */
 int fm_keeper_step(bool *stop, fm_keeper *keeper, const fm_step_metrics *step, double val_loss, fm_metrics *metrics);
 
 /* Gives up what is being written; NULL is allowed. Local. */

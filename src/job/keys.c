@@ -188,8 +188,8 @@ static const fm_key table[] = {
       "auto, no, or a checkpoint directory" },
     { "checkpoint", "allow_changes", FM_KEY_BOOL, AT(checkpoint.allow_changes), "no", NO_LIMITS, NULL, NULL,
       "yes: go on although model, data, tokenizer, batch or seed are others" },
-    { "checkpoint", "export", FM_KEY_CHOICE, AT(checkpoint.export_when), "final", NO_LIMITS, exports, "no final",
-      "HF directory" },
+    { "checkpoint", "export", FM_KEY_CHOICE, AT(checkpoint.export_when), "final", NO_LIMITS, exports, NULL,
+      "HF directory: final at the end, every also beside each checkpoint" },
 
     { "log", "every", FM_KEY_INT64, AT(log.every), "1", COUNT(1), NULL, NULL,
       "steps between lines" },

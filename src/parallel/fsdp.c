@@ -1,7 +1,8 @@
 #include "parallel/fsdp.h"
 
 #include <string.h>
-#include <time.h>
+
+#include "base/clock.h"
 
 enum { SLOTS = 2, MAX_TENSORS = 24 };
 
@@ -38,13 +39,6 @@ struct fm_fsdp {
     int next_gradient;
     double waited_s;
 };
-
-static double now_s(void)
-{
-    struct timespec t;
-    clock_gettime(CLOCK_MONOTONIC, &t);
-    return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
-}
 
 void fm_fsdp_unit_plan(fm_fsdp_unit *unit, int ranks, int rank)
 {
@@ -161,14 +155,14 @@ static int wait_requests(fm_fsdp *fsdp, fm_request *requests, int *n)
     if (*n == 0) {
         return FM_OK;
     }
-    const double start = now_s();
+    const double start = fm_clock_s();
     int rc = FM_OK;
     for (int i = 0; i < *n; i++) {
         const int one = fm_comm_wait(&requests[i]);
         rc = rc < 0 ? rc : one;
     }
     *n = 0;
-    fsdp->waited_s += now_s() - start;
+    fsdp->waited_s += fm_clock_s() - start;
     return rc;
 }
 

@@ -3,17 +3,10 @@
 #include <math.h>
 #include <stdio.h>
 #include <string.h>
-#include <time.h>
 #include <unistd.h>
 
+#include "base/clock.h"
 #include "base/log.h"
-
-static double now_s(void)
-{
-    struct timespec t;
-    clock_gettime(CLOCK_MONOTONIC, &t);
-    return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
-}
 
 /* "\033[K" clears to the end of the line: what follows on this line stands alone. */
 static void erase_bar(const fm_console *console)
@@ -26,7 +19,7 @@ static void erase_bar(const fm_console *console)
 
 void fm_console_begin(fm_console *console, int64_t first_step, int64_t n_steps, int64_t every)
 {
-    *console = (fm_console){ first_step, n_steps, every, fm_log_is_speaker() && isatty(STDERR_FILENO), now_s() };
+    *console = (fm_console){ first_step, n_steps, every, fm_log_is_speaker() && isatty(STDERR_FILENO), fm_clock_s() };
     fm_log_print("# %8s %12s %12s %12s %12s %12s %8s\n", "step", "loss", "grad norm", "lr", "tokens/s", "memory MiB", "MFU %");
 }
 
@@ -55,7 +48,7 @@ static void draw_bar(const fm_console *console, int64_t step)
     if (console->has_bar) {
         char bar[FM_BAR_BYTES];
         const int64_t done = step - console->first_step;
-        fm_console_print_bar(bar, step, console->n_steps, (now_s() - console->begin_s) / (double)(done > 0 ? done : 1));
+        fm_console_print_bar(bar, step, console->n_steps, (fm_clock_s() - console->begin_s) / (double)(done > 0 ? done : 1));
         fprintf(stderr, "\r\033[K%s", bar);
         fflush(stderr);
     }

@@ -6,6 +6,7 @@
 #include <time.h>
 #include <unistd.h>
 
+#include "base/clock.h"
 #include "base/file.h"
 #include "base/memory.h"
 
@@ -67,9 +68,7 @@ static void put_nested(message *out, int field, const void *data, size_t size_by
 
 static void begin_event(message *out, int64_t step)
 {
-    struct timespec t;
-    clock_gettime(CLOCK_REALTIME, &t);
-    const double wall_time = (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
+    const double wall_time = fm_clock_of_day_s();
     out->size_bytes = 0;
     put_key(out, EVENT_WALL_TIME, WIRE_64_BIT);
     put_bytes(out, &wall_time, sizeof wall_time);

@@ -2,8 +2,8 @@
 
 #include <math.h>
 #include <string.h>
-#include <time.h>
 
+#include "base/clock.h"
 #include "base/memory.h"
 #include "train/evaluate.h"
 #include "train/optimizer.h"
@@ -21,13 +21,6 @@ struct fm_loop {
     int64_t n_steps;
     double waited_s;                   /* for FSDP's transfers, in the last step */
 };
-
-static double now_s(void)
-{
-    struct timespec t;
-    clock_gettime(CLOCK_MONOTONIC, &t);
-    return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
-}
 
 double fm_loop_flops_per_token(const fm_config *c, int64_t T)
 {
@@ -208,7 +201,7 @@ static int count_tokens(fm_step_metrics *metrics, const fm_loop *loop, int64_t s
 int fm_loop_step(fm_loop *loop, int64_t step, fm_step_metrics *metrics)
 {
     const fm_loop_spec *const s = &loop->spec;
-    const double begin_s = now_s();
+    const double begin_s = fm_clock_s();
     *metrics = (fm_step_metrics){ .step = step };
     FM_TRY(count_tokens(metrics, loop, step));
     metrics->lr = fm_schedule_lr(s->schedule, s->optimizer->lr, step, loop->n_steps);
@@ -218,7 +211,7 @@ int fm_loop_step(fm_loop *loop, int64_t step, fm_step_metrics *metrics)
     FM_TRY(fm_pass_run(&sum, &loop->pass, step, true, (float)(loop->scale.factor / N)));
     metrics->loss = sum / N;
     FM_TRY(update(loop, step, metrics));
-    const double seconds = now_s() - begin_s;
+    const double seconds = fm_clock_s() - begin_s;
     metrics->step_ms = 1e3 * seconds;
     metrics->tokens_per_s = (double)metrics->tokens / seconds;
     metrics->memory_bytes = training_bytes();

@@ -150,7 +150,7 @@ static void memory_does_not_grow_with_the_model(void **state)
         int n_layers, scale;
     } sizes[] = { { 1, 150 }, { 3, 150 }, { 1, 300 } };
     size_t peaks[3];
-    assert_int_equal(fm_memory_peak_bytes(FM_MEMORY_WORKSPACE), 0);
+    assert_int_equal(fm_memory_peak_bytes(FM_MEMORY_CHECKPOINT), 0);
     for (int i = 0; i < 3; i++) {
         fixture f;
         fm_convert_report report;
@@ -158,7 +158,7 @@ static void memory_does_not_grow_with_the_model(void **state)
         convert(&report, &f, &meshes[1], false);
         assert_int_equal(report.bytes_read, report.bytes_written);
         assert_true(report.requests <= 6 * f.model.n + (report.bytes_read >> 20));   /* one a slice, or 1 MiB and more */
-        peaks[i] = fm_memory_peak_bytes(FM_MEMORY_WORKSPACE);
+        peaks[i] = fm_memory_peak_bytes(FM_MEMORY_CHECKPOINT);
         tear_down(&f);
     }
     assert_true(peaks[0] > 0 && peaks[0] <= 64 << 20);
