@@ -1,6 +1,5 @@
 #include "job/assemble.h"
 
-#include <sched.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
@@ -12,6 +11,7 @@
 #include "ckpt/export.h"
 #include "ckpt/load.h"
 #include "ckpt/match.h"
+#include "job/device.h"
 #include "job/effective.h"
 #include "job/memory.h"
 
@@ -176,20 +176,6 @@ int fm_assemble_config_of(fm_assembly *a, const char *dir)
     return fm_comm_agree(a->launch->world, rc);
 }
 
-/* OpenMP threads of this rank: what the job says, else the cores that the process may use, shared with the ranks beside it. A launcher
- * that binds ranks to cores has shared them already. */
-static int choose_threads(const fm_assembly *a)
-{
-    if (a->job.device.threads > 0) {
-        return a->job.device.threads;
-    }
-    const long online = sysconf(_SC_NPROCESSORS_ONLN);
-    cpu_set_t allowed;
-    const int usable = sched_getaffinity(0, sizeof allowed, &allowed) == 0 ? CPU_COUNT(&allowed) : (int)online;
-    const int threads = usable < online ? usable : usable / a->ranks_of_node;
-    return threads > 0 ? threads : 1;
-}
-
 int fm_assemble_mesh(fm_assembly *a)
 {
     const int tp = a->mesh.size[FM_TP];
@@ -202,23 +188,19 @@ int fm_assemble_mesh(fm_assembly *a)
         run[t] = (int)fm_kv_replicas(&heads, tp, t).start;
     }
     a->ranks_of_node = 1;
-    int rc = a->launch->mpi_comm == NULL ? FM_OK : fm_comm_ranks_of_node(&a->ranks_of_node, a->launch->mpi_comm);
+    a->rank_of_node = 0;
+    int rc = a->launch->mpi_comm == NULL ? FM_OK : fm_comm_ranks_of_node(&a->ranks_of_node, &a->rank_of_node, a->launch->mpi_comm);
     if (rc == FM_OK) {
         rc = fm_groups_new(&a->groups, &a->mesh, tp > a->config.K ? run : NULL, a->launch->n_ranks > 1 ? a->launch->mpi_comm : NULL);
     }
     fm_free(run);
-    if (rc == FM_OK) {
-        rc = fm_device_open_cpu(&a->device, choose_threads(a));
-    }
-    if (rc == FM_OK) {
-        rc = fm_compute_new(&a->compute, a->device, NULL);
-    }
     return fm_comm_agree(a->launch->world, rc);
 }
 
 enum fm_dtype fm_assembly_dtype(const fm_assembly *a)
 {
-    return a->job.model.dtype == FM_DTYPE_AUTO ? FM_F32 : (enum fm_dtype)a->job.model.dtype;
+    const enum fm_dtype natural = a->device->table->is_host ? FM_F32 : a->model == NULL ? a->config.dtype : a->model->config.dtype;
+    return a->job.model.dtype == FM_DTYPE_AUTO ? natural : (enum fm_dtype)a->job.model.dtype;
 }
 
 static enum fm_keep keep_of(enum fm_recompute recompute)
@@ -244,6 +226,17 @@ int fm_assemble_shards(fm_assembly *a, fm_source **source)
     return fm_source_open_shards(source, dir, world);
 }
 
+/* The estimate against what this machine, or this rank's GPU, has left. */
+static int check_room(const size_t bytes[FM_MEMORY_KINDS], const fm_assembly *a)
+{
+    const size_t of_device = a->device->table->free_bytes(a->device);
+    const fm_memory_room room = {
+        .bytes = of_device > 0 ? (int64_t)of_device : fm_memory_available_bytes(), .ranks = a->ranks_of_device,
+        .place = of_device > 0 ? "GPU" : "machine",
+    };
+    return fm_memory_check(bytes, &room);
+}
+
 int fm_assemble_memory(fm_assembly *a, const fm_model_reserve_spec *needs)
 {
     size_t bytes[FM_MEMORY_KINDS];
@@ -262,7 +255,7 @@ int fm_assemble_memory(fm_assembly *a, const fm_model_reserve_spec *needs)
     for (int k = 0; k < FM_MEMORY_KINDS; k++) {
         bytes[k] = (size_t)all[k];
     }
-    int rc = fm_memory_check(bytes, a->ranks_of_node);
+    int rc = check_room(bytes, a);
     FM_TRY(fm_comm_agree(a->launch->world, rc));
     rc = fm_model_allocate(a->model);
     if (rc == FM_OK) {
@@ -330,9 +323,7 @@ int fm_assemble_weights(fm_assembly *a, fm_source *source)
 void fm_assembly_clear(fm_assembly *a)
 {
     fm_model_destroy(a->model);
-    fm_compute_destroy(a->compute);
-    fm_device_close(a->device);
-    fm_groups_destroy(a->groups);
+    fm_assembly_close_device(a);
     fm_config_clear(&a->config);
     fm_free(a->tensors);
     fm_free(a->stage_of_layer);

@@ -7,6 +7,7 @@
 #include "job/job.h"
 #include "model/model.h"
 #include "model/tp_plan.h"
+#include "ops/cuda_module.h"
 #include "parallel/pipeline.h"
 
 /* How the program was started. mpi_comm points to an MPI_Comm, NULL: one rank and no communicator is made. */
@@ -32,7 +33,10 @@ typedef struct {
     fm_chunk *chunks;                  /* of this rank */
     int n_chunks;
     bool without_states;               /* of an optimizer: set by who updates the weights otherwise */
-    int ranks_of_node;                 /* ranks of this run on this machine */
+    int ranks_of_node, rank_of_node;   /* ranks of this run on this machine, and which of them this is */
+    int ranks_of_device;               /* that share the memory of this rank's device */
+    const fm_cuda_module *cuda;        /* NULL: the device is the CPU, or the module was not wanted */
+    fm_nccl *nccl;                     /* NULL: MPI carries all */
     fm_model *model;
 } fm_assembly;
 

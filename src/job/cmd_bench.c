@@ -11,6 +11,7 @@
 #include "base/random.h"
 #include "job/bench_report.h"
 #include "job/check.h"
+#include "job/device.h"
 #include "job/slurm.h"
 
 enum { MOST_STEPS = 1000000 };
@@ -168,6 +169,7 @@ static int prepare(bench *b, const fm_launch *launch, int argc, char **argv)
     FM_TRY(fm_assemble_config(a));
     FM_TRY(fm_comm_agree(launch->world, launch->rank == 0 ? fm_dir_make(a->job.output_dir) : FM_OK));
     FM_TRY(fm_assemble_mesh(a));
+    FM_TRY(fm_assemble_device(a));
     FM_TRY(fm_comm_agree(launch->world, make_rows(b)));
     if (a->job.model.init == FM_INIT_PRETRAINED) {
         FM_TRY(fm_assemble_shards(a, &b->source));

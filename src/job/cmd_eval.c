@@ -4,6 +4,7 @@
 #include <string.h>
 
 #include "base/log.h"
+#include "job/device.h"
 #include "job/inputs.h"
 #include "train/evaluate.h"
 
@@ -21,6 +22,7 @@ static int prepare(evaluation *e, const fm_launch *launch, int argc, char **argv
     FM_TRY(fm_assemble_shape(&e->a, false));
     FM_TRY(fm_assemble_config(&e->a));
     FM_TRY(fm_assemble_mesh(&e->a));
+    FM_TRY(fm_assemble_device(&e->a));
     const fm_data_options *const data = &e->a.job.data;
     FM_TRY(fm_inputs_begin(&e->inputs, &e->a));
     FM_TRY(fm_inputs_open(&e->dataset, &e->inputs, &e->a, data->validation[0] != '\0' ? data->validation : data->train, "eval.index"));

@@ -10,6 +10,7 @@
 #include "base/log.h"
 #include "base/memory.h"
 #include "ckpt/save.h"
+#include "job/device.h"
 #include "job/effective.h"
 #include "job/identity.h"
 #include "job/inputs.h"
@@ -269,6 +270,7 @@ static int prepare(run *r, const fm_launch *launch, int argc, char **argv)
     FM_TRY(fm_assemble_config(&r->a));
     FM_TRY(fm_comm_agree(launch->world, launch->rank == 0 ? make_output_dir(r) : FM_OK));
     FM_TRY(fm_assemble_mesh(&r->a));
+    FM_TRY(fm_assemble_device(&r->a));
     FM_TRY(open_data(r));
     FM_TRY(find_beginning(r));
     if (r->is_complete) {

@@ -7,6 +7,7 @@
 #include "base/file.h"
 #include "base/text.h"
 #include "job/assemble.h"
+#include "job/device.h"
 #include "train/forward.h"
 #include "train/optimizer.h"
 #include "train/step.h"
@@ -67,6 +68,7 @@ static int make_job(fm_hf_model *model, const char *path, const fm_mesh_shape *m
     choose(&c, "model.path=%s", path);
     choose(&c, "model.dtype=%s", fm_dtype_name(d->dtype));
     choose(&c, "distributed.sequence_parallel=%s", d->sequence_parallel ? "yes" : "no");
+    choose(&c, "device.type=cpu");
     choose(&c, "device.threads=%d", d->threads);
     choose_mesh(&c, mesh, d);
     const char **const list = fm_alloc_array(c.n + d->n_keys, sizeof *list, FM_MEMORY_HOST);
@@ -95,6 +97,7 @@ static int place(fm_hf_model *model, fm_source **source, const char *path, const
     FM_TRY(fm_assemble_shape(a, false));
     FM_TRY(fm_assemble_config(a));
     FM_TRY(fm_assemble_mesh(a));
+    FM_TRY(fm_assemble_device(a));
     FM_TRY(fm_source_open(source, a->job.model.path, model->launch.world));
     FM_TRY(fm_assemble_model(a, *source, !d->without_gradients));
     FM_TRY(fm_comm_agree(model->launch.world, fm_model_allocate(a->model)));

@@ -77,7 +77,7 @@ static const fm_key table[] = {
       "copies of the sharded model; dp_shard = dp_size / this" },
     { "distributed", "dp_size", FM_KEY_INT, AT(distributed.sizes.dp_size), "0", 0, 1 << 20, false, false, NULL, NULL,
       "data-parallel ranks; 0: ranks / (tp x cp x pp)" },
-    { "distributed", "backend", FM_KEY_CHOICE, AT(distributed.backend), "auto", NO_LIMITS, backends, "auto mpi",
+    { "distributed", "backend", FM_KEY_CHOICE, AT(distributed.backend), "auto", NO_LIMITS, backends, NULL,
       "of collectives" },
     { "distributed", "use_hf_tp_plan", FM_KEY_BOOL, AT(distributed.use_hf_tp_plan), "no", NO_LIMITS, NULL, NULL,
       "transformers' tensor-parallel plan instead of the family's own" },
@@ -200,7 +200,7 @@ static const fm_key table[] = {
     { "log", "ranks", FM_KEY_BOOL, AT(log.ranks), "no", NO_LIMITS, NULL, NULL,
       "slowest and fastest rank of each step" },
 
-    { "device", "type", FM_KEY_CHOICE, AT(device.type), "auto", NO_LIMITS, devices, "auto cpu",
+    { "device", "type", FM_KEY_CHOICE, AT(device.type), "auto", NO_LIMITS, devices, NULL,
       "where the arithmetic runs" },
     { "device", "threads", FM_KEY_INT, AT(device.threads), "0", 0, 4096, false, false, NULL, NULL,
       "OpenMP threads a rank; 0: cores / ranks of the node" },

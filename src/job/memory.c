@@ -79,7 +79,7 @@ static double mib(size_t bytes)
     return (double)bytes / (1 << 20);
 }
 
-int fm_memory_check(const size_t bytes[FM_MEMORY_KINDS], int ranks_of_node)
+int fm_memory_check(const size_t bytes[FM_MEMORY_KINDS], const fm_memory_room *room)
 {
     char sum[512] = "";
     size_t all = 0, at = 0;
@@ -91,11 +91,11 @@ int fm_memory_check(const size_t bytes[FM_MEMORY_KINDS], int ranks_of_node)
         }
     }
     fm_log_print("# memory of the largest rank, MiB: %s = %.1f\n", sum, mib(all));
-    const int64_t available = fm_memory_available_bytes();
-    if (available > 0 && (int64_t)all > available / ranks_of_node) {
-        return fm_fail(FM_ERR_JOB, "the run does not fit into memory: %s = %.1f MiB a rank, %d ranks on this machine, %.1f MiB available. "
-                       "Use more ranks (dp_size, tp_size), a smaller batch.local_batch_size or data.seq_length, or bfloat16.",
-                       sum, mib(all), ranks_of_node, mib((size_t)available));
+    if (room->bytes > 0 && (int64_t)all > room->bytes / room->ranks) {
+        return fm_fail(FM_ERR_JOB, "the run does not fit into memory: %s = %.1f MiB a rank, %d rank%s on this %s, %.1f MiB available. "
+                       "Use more ranks (dp_size, tp_size), a smaller batch.local_batch_size or data.seq_length, "
+                       "distributed.activation_checkpointing=full, or bfloat16.",
+                       sum, mib(all), room->ranks, room->ranks == 1 ? "" : "s", room->place, mib((size_t)room->bytes));
     }
     return FM_OK;
 }

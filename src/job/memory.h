@@ -8,7 +8,14 @@
  * 0: not known. Local. */
 int64_t fm_memory_available_bytes(void);
 
-/* Prints the estimate of the largest rank. FM_ERR_JOB, with the arithmetic in it, where `ranks_of_node` such ranks do not fit. Local. */
-int fm_memory_check(const size_t bytes[FM_MEMORY_KINDS], int ranks_of_node);
+/* What there is for a run. */
+typedef struct {
+    int64_t bytes;                     /* 0: not known */
+    int ranks;                         /* that share it */
+    const char *place;                 /* "machine", "GPU" */
+} fm_memory_room;
+
+/* Prints the estimate of the largest rank. FM_ERR_JOB, with the arithmetic in it, where the ranks do not fit. Local. */
+int fm_memory_check(const size_t bytes[FM_MEMORY_KINDS], const fm_memory_room *room);
 
 #endif

@@ -5,6 +5,7 @@
 #include <string.h>
 
 #include "base/file.h"
+#include "job/device.h"
 #include "train/forward.h"
 
 enum { MAX_OVERRIDES = 8, OVERRIDE_BYTES = FM_PATH_BYTES + 32 };
@@ -146,6 +147,7 @@ static int place(fm_assembly *a, fm_source **source, const fm_launch *launch, co
     FM_TRY(fm_assemble_shape(a, false));
     FM_TRY(fm_assemble_config(a));
     FM_TRY(fm_assemble_mesh(a));
+    FM_TRY(fm_assemble_device(a));
     FM_TRY(fm_source_open(source, a->job.model.path, launch->world));
     FM_TRY(fm_assemble_model(a, *source, false));
     const fm_model_reserve_spec needs = fm_forward_needs(a->model, n_tokens);

@@ -13,6 +13,7 @@ libfinemesh_la_SOURCES += \
 	src/job/cmd_run.c src/job/cmd_run.h \
 	src/job/cmd_tokenize.c src/job/cmd_tokenize.h \
 	src/job/cmd_verify.c src/job/cmd_verify.h \
+	src/job/device.c src/job/device.h \
 	src/job/effective.c src/job/effective.h \
 	src/job/hf_model.c \
 	src/job/identity.c src/job/identity.h \

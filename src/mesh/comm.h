@@ -140,7 +140,7 @@ const char *fm_comm_mpi_version(void);
 /* Ranks of mpi_comm. Local. FM_ERR_COMM where MPI was not started. */
 int fm_comm_ranks(int *out, const void *mpi_comm);
 
-/* Ranks of mpi_comm on this machine. Collective on mpi_comm. */
-int fm_comm_ranks_of_node(int *out, const void *mpi_comm);
+/* Ranks of mpi_comm on this machine, and which of them this one is. Collective on mpi_comm. */
+int fm_comm_ranks_of_node(int *size, int *rank, const void *mpi_comm);
 
 #endif

@@ -299,13 +299,14 @@ int fm_comm_ranks(int *out, const void *mpi_comm)
     return FM_OK;
 }
 
-int fm_comm_ranks_of_node(int *out, const void *mpi_comm)
+int fm_comm_ranks_of_node(int *size, int *rank, const void *mpi_comm)
 {
     MPI_Comm node;
     if (MPI_Comm_split_type(*(const MPI_Comm *)mpi_comm, MPI_COMM_TYPE_SHARED, 0, MPI_INFO_NULL, &node) != MPI_SUCCESS) {
         return fm_fail(FM_ERR_COMM, "the ranks of this machine could not be counted");
     }
-    MPI_Comm_size(node, out);
+    MPI_Comm_size(node, size);
+    MPI_Comm_rank(node, rank);
     MPI_Comm_free(&node);
     return FM_OK;
 }

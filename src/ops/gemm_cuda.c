@@ -281,16 +281,23 @@ void fm_cuda_gemm_close(fm_cuda_gemm *gemm)
     fm_free(gemm);
 }
 
+/* C = a sum of nothing, which the library refuses. */
+static int clear(const fm_cuda_gemm *gemm, const fm_gemm_args *g)
+{
+    for (int64_t row = 0; row < g->m; row++) {
+        FM_TRY(fm_device_zero(gemm->device, fm_at(g->c, g->out, row * g->ldc), (size_t)g->n * fm_dtype_bytes(g->out)));
+    }
+    return FM_OK;
+}
+
 int fm_cuda_gemm_run(fm_cuda_gemm *gemm, const fm_gemm_args *args)
 {
     const plan *p;
     if (args->m == 0 || args->n == 0) {
         return FM_OK;
     }
-    if (args->k == 0) {                /* a sum of nothing: the library refuses it */
-        return args->accumulate ? FM_OK : fm_cuda_check(cudaMemset2DAsync(args->c, (size_t)args->ldc * fm_dtype_bytes(args->out), 0,
-                                                                          (size_t)args->n * fm_dtype_bytes(args->out), (size_t)args->m,
-                                                                          fm_cuda_of(gemm->device)->stream), "an empty product");
+    if (args->k == 0) {
+        return args->accumulate ? FM_OK : clear(gemm, args);
     }
     FM_TRY(find_plan(&p, gemm, args));
     return check(multiply(gemm, p, &p->algorithm, args, args->c), "computing", args);
