@@ -2,12 +2,12 @@
 # The shared set-up of quickstart.sh and check.sh: what finemesh needs is there afterwards and finemesh is built in build/.
 #
 # On Debian 12, as root or with sudo, what is missing is installed. Elsewhere the packages are named, and the script stops
-# with 1 unless everything is found. FM_CONFIGURE: more arguments for configure.
+# with 1 unless everything is found. FM_CONFIGURE: more arguments for configure. FM_PACKAGES: more packages, which the tests can use.
 set -eu
 cd "$(dirname "$0")/.."
 
 packages="gcc libc6-dev make autoconf automake libtool pkg-config mpich libmpich-dev libhdf5-mpich-dev libiniparser-dev
-          libdnnl-dev libjansson-dev libpcre2-dev zlib1g-dev libcmocka-dev"
+          libdnnl-dev libjansson-dev libpcre2-dev zlib1g-dev libcmocka-dev ${FM_PACKAGES:-}"
 
 is_debian_12() { [ -r /etc/os-release ] && (. /etc/os-release && [ "${ID:-} ${VERSION_ID:-}" = "debian 12" ]); }
 

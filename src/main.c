@@ -17,6 +17,7 @@
 #include "job/cmd_tokenize.h"
 #include "job/cmd_verify.h"
 #include "job/keys.h"
+#include "job/slurm.h"
 #include "job/version.h"
 
 /* Exit status: a part of the interface. */
@@ -101,6 +102,9 @@ static int run_with_ranks(const command *c, int argc, char **argv)
     fm_launch launch;
     bool started = false;
     int rc = fm_launch_begin(&launch, n_ranks > 1 ? &world : NULL);
+    if (rc == FM_OK) {
+        rc = fm_slurm_check_ranks(n_ranks, false);
+    }
     if (rc == FM_OK) {
         rc = c->with_ranks(&launch, argc, argv, &started);
     }

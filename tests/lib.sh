@@ -9,7 +9,7 @@ source_dir=$(cd "$srcdir" && pwd)
 build_dir=$(cd "$top_builddir" && pwd)
 FM_TEST_SECONDS=${FM_TEST_SECONDS:-120}
 n_cores=$(getconf _NPROCESSORS_ONLN)
-tap_count=0
+tap_count=0 tap_failed=0
 
 # A scratch directory of this script's own, removed on the way out; results of failed runs are in the .log file.
 scratch=$(mktemp -d "${TMPDIR:-/tmp}/finemesh-test.XXXXXX")
@@ -18,14 +18,14 @@ trap 'exit 130' HUP INT TERM
 
 # Tests on one machine: shared memory only, one thread a rank. MPI and HDF5 keep memory until the end of the process, which
 # is no leak of ours; the preloaded shim stands before the sanitizer's library.
-UCX_TLS=sm,self
+UCX_TLS=${UCX_TLS:-sm,self}
 OMP_NUM_THREADS=1
 ASAN_OPTIONS=detect_leaks=0:verify_asan_link_order=0${ASAN_OPTIONS:+:$ASAN_OPTIONS}
 export UCX_TLS OMP_NUM_THREADS ASAN_OPTIONS
 
 # tap_ok NAME / tap_not_ok NAME / tap_skip NAME WHY: one result each.
 tap_ok() { tap_count=$((tap_count + 1)); echo "ok $tap_count - $1"; }
-tap_not_ok() { tap_count=$((tap_count + 1)); echo "not ok $tap_count - $1"; }
+tap_not_ok() { tap_count=$((tap_count + 1)) tap_failed=$((tap_failed + 1)); echo "not ok $tap_count - $1"; }
 tap_skip() { tap_count=$((tap_count + 1)); echo "ok $tap_count - $1 # SKIP $2"; }
 
 # tap_status NAME STATUS: 0 passes, 77 skips, anything else fails.

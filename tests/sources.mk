@@ -91,14 +91,15 @@ shell_tests = \
 	tests/regression/quickstart.sh \
 	tests/regression/reshard.sh \
 	tests/regression/resume.sh \
+	tests/slurm/jobs.sh \
 	tests/style/calls.sh \
 	tests/style/headers.sh \
 	tests/style/shape.sh
 TESTS += $(shell_tests)
-dist_check_SCRIPTS += $(shell_tests)
+dist_check_SCRIPTS += $(shell_tests) tests/slurm/in_allocation.sh
 noinst_HEADERS += tests/unit/numeric.h
 dist_check_DATA += tests/regression/bad.table tests/regression/losses.table
-dist_check_DATA += tests/lib.sh tests/mesh/testlist tests/style/calls.table \
+dist_check_DATA += tests/lib.sh tests/slurm/cluster.sh tests/mesh/testlist tests/style/calls.table \
 	tests/oracle/compare.py tests/oracle/oracle.py
 
 TEST_EXTENSIONS = .sh

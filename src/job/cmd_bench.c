@@ -161,7 +161,7 @@ static int note_estimate(bench *b, const fm_model_reserve_spec *needs)
 static int prepare(bench *b, const fm_launch *launch, int argc, char **argv)
 {
     fm_assembly *const a = &b->a;
-    FM_TRY(fm_slurm_check_ranks(launch->n_ranks));
+    FM_TRY(fm_slurm_check_ranks(launch->n_ranks, true));
     FM_TRY(parse_arguments(&b->arguments, argc, argv));
     FM_TRY(fm_assemble_job(a, launch, b->arguments.argc, b->arguments.argv, false));
     FM_TRY(fm_comm_agree(launch->world, check(b)));

@@ -264,7 +264,7 @@ static int open_keeper(run *r)
 
 static int prepare(run *r, const fm_launch *launch, int argc, char **argv)
 {
-    FM_TRY(fm_slurm_check_ranks(launch->n_ranks));
+    FM_TRY(fm_slurm_check_ranks(launch->n_ranks, true));
     FM_TRY(fm_assemble_job(&r->a, launch, argc, argv, true));
     FM_TRY(fm_assemble_shape(&r->a, false));
     FM_TRY(fm_assemble_config(&r->a));

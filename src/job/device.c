@@ -5,13 +5,14 @@
 #include <unistd.h>
 
 #include "base/log.h"
+#include "job/slurm.h"
 #include "mesh/comm_staged.h"
 
 /* A rank whose GPU or network is lost is given up by the others after this long. */
 static const double peer_timeout_s = 25.0;
 
-/* OpenMP threads of this rank: what the job says, else the cores that the process may use, shared with the ranks beside it. A launcher
- * that binds ranks to cores has shared them already. */
+/* OpenMP threads of this rank: what the job says, else its share of the cores that Slurm gave to the job here, else of those that the
+ * process may use. A launcher that binds ranks to cores has shared them already. */
 static int choose_threads(const fm_assembly *a)
 {
     if (a->job.device.threads > 0) {
@@ -20,7 +21,11 @@ static int choose_threads(const fm_assembly *a)
     const long online = sysconf(_SC_NPROCESSORS_ONLN);
     cpu_set_t allowed;
     const int usable = sched_getaffinity(0, sizeof allowed, &allowed) == 0 ? CPU_COUNT(&allowed) : (int)online;
-    const int threads = usable < online ? usable : usable / a->ranks_of_node;
+    const int given = fm_slurm_cores_of_node();
+    int threads = usable < online ? usable : usable / a->ranks_of_node;
+    if (given > 0 && given / a->ranks_of_node < usable) {
+        threads = given / a->ranks_of_node;
+    }
     return threads > 0 ? threads : 1;
 }
 

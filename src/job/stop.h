@@ -15,11 +15,12 @@ typedef struct {
     void *stack;                       /* the handler's own */
 } fm_stop;
 
-/* From now on SIGTERM and SIGUSR1 are requests that fm_stop_signal tells of; a second one acts as it always does: the process
- * ends. Main thread. */
+/* From now on SIGTERM and SIGUSR1 are requests that fm_stop_signal tells of; a second one, two seconds later or more, acts as it
+ * always does: the process ends. Main thread. */
 int fm_stop_begin(fm_stop *stop);
 
-/* The signals act as usual again; a request is forgotten. Main thread. */
+/* The signals act as usual again; a request is forgotten. Where there was one they are ignored: what was asked for is done, and the
+ * exit status says so. Main thread. */
 void fm_stop_end(fm_stop *stop);
 
 /* The signal that asked, 0: none. */

@@ -5,6 +5,7 @@
 #include <stddef.h>
 #include <stdint.h>
 #include <sys/wait.h>
+#include <time.h>
 #include <unistd.h>
 
 #include <cmocka.h>
@@ -52,8 +53,8 @@ static void the_first_signal_asks(void **state)
     }
 }
 
-/* Whichever comes second ends the process. */
-static void the_second_signal_ends(void **state)
+/* What a child that gets SIGUSR1, waits, and gets SIGTERM ends with. */
+static int end_after(int wait_ms)
 {
     const pid_t child = fork();
     assert_true(child >= 0);
@@ -61,12 +62,29 @@ static void the_second_signal_ends(void **state)
         fm_stop stop = { 0 };
         fm_stop_begin(&stop);
         raise(SIGUSR1);
+        nanosleep(&(struct timespec){ .tv_sec = wait_ms / 1000, .tv_nsec = wait_ms % 1000 * 1000000L }, NULL);
         raise(SIGTERM);
-        _exit(0);
+        const int seen = fm_stop_signal();
+        fm_stop_end(&stop);
+        raise(SIGTERM);                /* on the way out */
+        _exit(seen == SIGUSR1 ? 3 : 4);
     }
     int status;
     assert_int_equal(waitpid(child, &status, 0), child);
+    return status;
+}
+
+/* Whichever comes second ends the process. */
+static void the_second_signal_ends(void **state)
+{
+    const int status = end_after(2100);
     assert_true(WIFSIGNALED(status) && WTERMSIG(status) == SIGTERM);
+}
+
+static void an_echo_is_no_second_signal(void **state)
+{
+    const int status = end_after(100);
+    assert_true(WIFEXITED(status) && WEXITSTATUS(status) == 3);
 }
 
 int main(void)
@@ -76,6 +94,7 @@ int main(void)
         cmocka_unit_test(the_earlier_limit_counts),
         cmocka_unit_test(the_first_signal_asks),
         cmocka_unit_test(the_second_signal_ends),
+        cmocka_unit_test(an_echo_is_no_second_signal),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
