@@ -81,44 +81,138 @@ static void pause_ms(int ms)
     nanosleep(&(struct timespec){ .tv_sec = ms / 1000, .tv_nsec = ms % 1000 * 1000000L }, NULL);
 }
 
-/* Ends a run whose ranks did not agree on the failure: others wait in a collective for this one. Where several ranks fail on their own
- * (a full disk), the lowest speaks: the others give it time to end them. Launchers drop what was written just before an abort. */
-static void end_all_ranks(const fm_launch *launch)
+/* The end of a rank. A communicator of its own: one that fails alone may have left the others in the middle of anything. */
+typedef struct {
+    MPI_Comm comm;
+    int rank, n_ranks;
+    int rc, exit_code;
+} parting;
+
+enum { FAILED_TAG = 1, PATIENCE_MS = 2000, LAUNCHER_MS = 300, POLL_MS = 2 };
+
+/* What all ranks tell each other: the worst exit status, the lowest rank that failed, and whether one did not. */
+typedef struct {
+    int severity, minus_first_failed, one_is_well;
+} ends;
+
+static const int by_severity[] = { EXIT_DONE, EXIT_STOPPED, EXIT_JOB, EXIT_FAILED };
+
+/* False: a rank does not come, since it waits for this one, which failed alone. */
+static bool meet(ends *all, const parting *p)
 {
-    enum { PATIENCE_MS = 20, MOST_MS = 2000, LAUNCHER_MS = 300 };
-    pause_ms(launch->rank == 0 ? 0 : launch->rank < MOST_MS / PATIENCE_MS ? LAUNCHER_MS + launch->rank * PATIENCE_MS : MOST_MS);
+    MPI_Request request;
+    int done = 0, severity = 0;
+    while (by_severity[severity] != p->exit_code) {
+        severity++;
+    }
+    *all = (ends){ severity, p->rc < 0 ? -p->rank : -p->n_ranks, p->rc >= 0 };
+    MPI_Iallreduce(MPI_IN_PLACE, all, 3, MPI_INT, MPI_MAX, p->comm, &request);
+    if (p->rc >= 0) {
+        MPI_Wait(&request, MPI_STATUS_IGNORE);
+        return true;
+    }
+    for (int waited_ms = 0; !done && waited_ms < PATIENCE_MS; waited_ms += POLL_MS) {
+        pause_ms(POLL_MS);
+        MPI_Test(&request, &done, MPI_STATUS_IGNORE);
+    }
+    return done;
+}
+
+/* Whether no lower rank has failed alone as well (several write on one full disk): each tells all others. */
+static bool is_lowest(const parting *p)
+{
+    bool lowest = true;
+    for (int other = 0; other < p->n_ranks; other++) {
+        MPI_Request request;
+        if (other != p->rank) {
+            MPI_Isend(NULL, 0, MPI_INT, other, FAILED_TAG, p->comm, &request);
+            MPI_Request_free(&request);
+        }
+    }
+    for (int waited_ms = 0; waited_ms < LAUNCHER_MS; waited_ms += POLL_MS) {
+        int there;
+        MPI_Status status;
+        pause_ms(POLL_MS);
+        for (MPI_Iprobe(MPI_ANY_SOURCE, FAILED_TAG, p->comm, &there, &status); there;
+             MPI_Iprobe(MPI_ANY_SOURCE, FAILED_TAG, p->comm, &there, &status)) {
+            MPI_Recv(NULL, 0, MPI_INT, status.MPI_SOURCE, FAILED_TAG, p->comm, MPI_STATUS_IGNORE);
+            lowest = lowest && p->rank < status.MPI_SOURCE;
+        }
+    }
+    return lowest;
+}
+
+static void speak_and_abort(const char *who, const parting *p)
+{
     fm_log_set_speaker(true);
-    fm_log_error("rank %d: %s", launch->rank, fm_error_message());
+    fm_log_error("%s%s", who, fm_error_message());
     pause_ms(LAUNCHER_MS);
-    MPI_Abort(MPI_COMM_WORLD, EXIT_FAILED);
+    MPI_Abort(MPI_COMM_WORLD, p->exit_code);
+}
+
+/* The watchdog's way out. */
+static void end_now(void *context)
+{
+    parting *const p = context;
+    p->exit_code = EXIT_FAILED;
+    speak_and_abort("", p);
+}
+
+/* Ends a run whose ranks did not agree on the failure: others wait for ever. One speaks; those who failed beside it give it time to end
+ * them. Launchers drop what was written just before an abort. */
+static void end_all_ranks(const parting *p)
+{
+    if (!is_lowest(p)) {
+        pause_ms(PATIENCE_MS);
+    }
+    char who[32];
+    snprintf(who, sizeof who, "rank %d: ", p->rank);
+    speak_and_abort(who, p);
+}
+
+/* One message and one exit status for all. */
+static int part(const parting *p)
+{
+    ends all;
+    if (!meet(&all, p)) {
+        end_all_ranks(p);
+    }
+    fm_log_set_speaker(p->rank == -all.minus_first_failed);
+    if (p->rc < 0 && p->rc != FM_ERR_STOPPED) {
+        if (all.one_is_well) {
+            fm_log_error("rank %d: %s", p->rank, fm_error_message());
+        } else {
+            fm_log_error("%s", fm_error_message());
+        }
+    }
+    return by_severity[all.severity];
 }
 
 static int run_with_ranks(const command *c, int argc, char **argv)
 {
     const MPI_Comm world = MPI_COMM_WORLD;
-    int n_ranks;
-    MPI_Init(NULL, NULL);
-    MPI_Comm_size(world, &n_ranks);
     fm_launch launch;
+    parting end;
     bool started = false;
-    int rc = fm_launch_begin(&launch, n_ranks > 1 ? &world : NULL);
-    if (rc == FM_OK) {
-        rc = fm_slurm_check_ranks(n_ranks, false);
+    MPI_Init(NULL, NULL);
+    MPI_Comm_dup(world, &end.comm);
+    MPI_Comm_size(world, &end.n_ranks);
+    MPI_Comm_rank(world, &end.rank);
+    end.rc = fm_launch_begin(&launch, end.n_ranks > 1 ? &world : NULL);
+    launch.end = end_now;
+    launch.end_context = &end;
+    if (end.rc == FM_OK) {
+        end.rc = fm_slurm_check_ranks(end.n_ranks, false);
     }
-    if (rc == FM_OK) {
-        rc = c->with_ranks(&launch, argc, argv, &started);
+    if (end.rc == FM_OK) {
+        end.rc = c->with_ranks(&launch, argc, argv, &started);
     }
-    /* before the first step every failure is agreed upon; later, numbers and signals are, and what fm_comm_agree has told */
-    const bool agreed = !started || rc == FM_ERR_NUMERIC || rc == FM_ERR_STOPPED || fm_error_is_agreed();
-    if (rc < 0 && !agreed && launch.n_ranks > 1) {
-        end_all_ranks(&launch);
-    }
-    if (rc < 0 && rc != FM_ERR_STOPPED) {
-        fm_log_error("%s", fm_error_message());
-    }
+    end.exit_code = exit_code(end.rc, started);
+    const int status = part(&end);
     fm_launch_end(&launch);
+    MPI_Comm_free(&end.comm);
     MPI_Finalize();
-    return exit_code(rc, started);
+    return status;
 }
 
 static int run_alone(const command *c, int argc, char **argv)

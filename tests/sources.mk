@@ -72,8 +72,17 @@ tests_mesh_yield_shim_la_SOURCES = tests/mesh/yield_shim.c
 tests_mesh_yield_shim_la_LDFLAGS = -module -avoid-version -shared -rpath /nowhere
 tests_mesh_yield_shim_la_LIBADD =
 
+# Lets the n-th call of a program to the system, or to finemesh's allocator, fail; tests/fault/lib.sh preloads it.
+check_LTLIBRARIES += tests/fault/fault_shim.la
+tests_fault_fault_shim_la_SOURCES = tests/fault/fault_shim.c
+tests_fault_fault_shim_la_LDFLAGS = -module -avoid-version -shared -rpath /nowhere
+tests_fault_fault_shim_la_LIBADD =
+dist_check_DATA += tests/fault/lib.sh
+
 # Shell tests speak TAP (see tests/lib.sh), so that each of their rows is a counted result.
 shell_tests = \
+	tests/fault/each_call.sh \
+	tests/fault/hang.sh \
 	tests/fault/rank_fails.sh \
 	tests/fuzz/replay.sh \
 	tests/mesh/run.sh \

@@ -6,6 +6,7 @@
 
 #include "base/file.h"
 #include "base/memory.h"
+#include "ckpt/h5_driver.h"
 
 /* Data is aligned to pages where it has one; the small objects lie together. */
 enum { ALIGN_FROM_BYTES = 65536, ALIGN_BYTES = 4096, METADATA_BLOCK_BYTES = 65536, MOST_DEPTH = 4, MOST_DATASETS = 1 << 20 };
@@ -14,6 +15,7 @@ struct fm_h5_virtual {
     hid_t file;
     hid_t space, plist;                /* of the dataset that is being made; negative: none */
     int ndim;
+    fm_h5_outcome outcome;
     char path[FM_PATH_BYTES];
 };
 
@@ -26,13 +28,27 @@ static herr_t innermost(unsigned n, const H5E_error2_t *error, void *user)
     return 0;
 }
 
-/* The sentence for a failed HDF5 call, with the library's own reason. */
+/* The sentence for a failed HDF5 call, with the library's own reason; of a failed system call only what the system said: HDF5 adds
+ * the time, addresses and line ends. */
 static int h5_error(const char *path, const char *what)
 {
+    static const char system_says[] = "error message = '";
     char reason[512] = "";
     H5Ewalk2(H5E_DEFAULT, H5E_WALK_UPWARD, innermost, reason);
     H5Eclear2(H5E_DEFAULT);
-    return fm_fail(FM_ERR_IO, "%s: cannot %s: HDF5: %s", path, what, reason[0] != '\0' ? reason : "no reason given");
+    char *const quoted = strstr(reason, system_says);
+    char *const text = quoted != NULL ? quoted + sizeof system_says - 1 : reason;
+    text[strcspn(text, quoted != NULL ? "'\n" : "\n")] = '\0';
+    return fm_fail(FM_ERR_IO, "%s: cannot %s: HDF5: %s", path, what, text[0] != '\0' ? text : "no reason given");
+}
+
+/* The end of a file that was written: the disk's reason before HDF5's. */
+static int close_written(hid_t file, const fm_h5_outcome *outcome, int rc, const char *path)
+{
+    if (file >= 0 && H5Fclose(file) < 0 && rc == FM_OK) {
+        rc = h5_error(path, "close the file");
+    }
+    return outcome->rc < 0 ? fm_fail_with(outcome->rc, outcome->why) : rc;
 }
 
 static void be_silent(void)
@@ -96,18 +112,22 @@ static hid_t access_list(void)
     return plist;
 }
 
-static hid_t create_file(const char *path)
+/* A file to be written, new or there already; its end is close_written. */
+static hid_t open_to_write(const char *path, bool is_new, fm_h5_outcome *outcome)
 {
     const hid_t access = access_list();
-    const hid_t file = H5Fcreate(path, H5F_ACC_TRUNC, H5P_DEFAULT, access);
+    hid_t file = -1;
+    if (fm_h5_use_driver(access, outcome) == FM_OK) {
+        file = is_new ? H5Fcreate(path, H5F_ACC_TRUNC, H5P_DEFAULT, access) : H5Fopen(path, H5F_ACC_RDWR, access);
+    }
     H5Pclose(access);
     return file;
 }
 
-static hid_t open_file(const char *path, unsigned flags)
+static hid_t open_to_read(const char *path)
 {
     const hid_t access = access_list();
-    const hid_t file = H5Fopen(path, flags, access);
+    const hid_t file = H5Fopen(path, H5F_ACC_RDONLY, access);
     H5Pclose(access);
     return file;
 }
@@ -209,27 +229,26 @@ static int create_dataset(hid_t file, fm_h5_dataset *dataset, const char *path)
 
 int fm_h5_create(const char *path, const fm_h5_header *header, fm_h5_dataset *datasets, int n)
 {
+    fm_h5_outcome outcome = { .rc = FM_OK };
     be_silent();
-    const hid_t file = create_file(path);
+    const hid_t file = open_to_write(path, true, &outcome);
     if (file < 0) {
-        return h5_error(path, "create the file");
+        return close_written(file, &outcome, h5_error(path, "create the file"), path);
     }
     int rc = write_header(file, header) < 0 ? h5_error(path, "write the attributes of the file") : FM_OK;
     for (int i = 0; rc == FM_OK && i < n; i++) {
         rc = create_dataset(file, &datasets[i], path);
     }
-    if (H5Fclose(file) < 0 && rc == FM_OK) {
-        rc = h5_error(path, "close the file");
-    }
-    return rc;
+    return close_written(file, &outcome, rc, path);
 }
 
 int fm_h5_set_crcs(const char *path, const fm_h5_dataset *datasets, int n)
 {
+    fm_h5_outcome outcome = { .rc = FM_OK };
     be_silent();
-    const hid_t file = open_file(path, H5F_ACC_RDWR);
+    const hid_t file = open_to_write(path, false, &outcome);
     if (file < 0) {
-        return h5_error(path, "open the file again");
+        return close_written(file, &outcome, h5_error(path, "open the file again"), path);
     }
     int rc = FM_OK;
     for (int i = 0; rc == FM_OK && i < n; i++) {
@@ -245,10 +264,7 @@ int fm_h5_set_crcs(const char *path, const fm_h5_dataset *datasets, int n)
             H5Dclose(dataset);
         }
     }
-    if (H5Fclose(file) < 0 && rc == FM_OK) {
-        rc = h5_error(path, "close the file");
-    }
-    return rc;
+    return close_written(file, &outcome, rc, path);
 }
 
 /* Reads an integer attribute of exactly the given dimensions (ndim 0: a scalar). *there: false where it has no such attribute.
@@ -458,7 +474,7 @@ int fm_h5_read(fm_h5_header *header, bool *has_header, fm_h5_dataset **datasets,
     be_silent();
     fm_file_identity identity;
     FM_TRY(fm_file_stat(&identity, path));
-    const hid_t file = open_file(path, H5F_ACC_RDONLY);
+    const hid_t file = open_to_read(path);
     if (file < 0) {
         return h5_error(path, "open the file (truncated, damaged, or no HDF5 file)");
     }
@@ -490,13 +506,12 @@ int fm_h5_virtual_open(fm_h5_virtual **out, const char *path, int64_t format_ver
     }
     snprintf((*out)->path, sizeof (*out)->path, "%s", path);
     (*out)->space = (*out)->plist = -1;
-    (*out)->file = create_file(path);
+    (*out)->file = open_to_write(path, true, &(*out)->outcome);
     if ((*out)->file < 0 ||
         write_attribute((*out)->file, "format_version", H5T_STD_I64LE, H5T_NATIVE_INT64, 0, NULL, &format_version) < 0) {
-        const int rc = h5_error(path, "create the file");
-        fm_h5_virtual_close(*out);
+        const int rc = h5_error(path, "create the file"), closed = fm_h5_virtual_close(*out);
         *out = NULL;
-        return rc;
+        return closed < 0 ? closed : rc;
     }
     return FM_OK;
 }
@@ -554,7 +569,6 @@ int fm_h5_virtual_end(fm_h5_virtual *file, const char *dataset, enum fm_dtype dt
 
 int fm_h5_virtual_close(fm_h5_virtual *file)
 {
-    int rc = FM_OK;
     if (file == NULL) {
         return FM_OK;
     }
@@ -564,9 +578,7 @@ int fm_h5_virtual_close(fm_h5_virtual *file)
     if (file->space >= 0) {
         H5Sclose(file->space);
     }
-    if (file->file >= 0 && H5Fclose(file->file) < 0) {
-        rc = h5_error(file->path, "close the file");
-    }
+    const int rc = close_written(file->file, &file->outcome, FM_OK, file->path);
     fm_free(file);
     return rc;
 }

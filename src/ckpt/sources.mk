@@ -6,6 +6,7 @@ libfinemesh_la_SOURCES += \
 	src/ckpt/export.c src/ckpt/export.h \
 	src/ckpt/export_set.c src/ckpt/export_set.h \
 	src/ckpt/h5.c src/ckpt/h5.h \
+	src/ckpt/h5_driver.c src/ckpt/h5_driver.h \
 	src/ckpt/hf.c src/ckpt/hf.h \
 	src/ckpt/hf_files.c src/ckpt/hf_files.h \
 	src/ckpt/index.c src/ckpt/index.h \

@@ -51,7 +51,12 @@ int fm_assemble_text(fm_assembly *a, const fm_launch *launch, const char *text, 
     a->launch = launch;
     const int rc = trains ? fm_job_load(&a->job, text, strlen(text), name, overrides, n_overrides, launch->n_ranks)
                           : fm_job_parse(&a->job, text, strlen(text), name, overrides, n_overrides);
-    return fm_comm_agree(launch->world, rc);
+    FM_TRY(fm_comm_agree(launch->world, rc));
+    if (launch->world != NULL && launch->end != NULL && a->job.watchdog > 0) {
+        FM_TRY(fm_watch_new(&a->watch, (double)a->job.watchdog, launch->mpi_comm, launch->end, launch->end_context));
+        fm_comm_set_watch(launch->world, a->watch);
+    }
+    return FM_OK;
 }
 
 int fm_assemble_job(fm_assembly *a, const fm_launch *launch, int argc, char **argv, bool trains)
@@ -194,6 +199,7 @@ int fm_assemble_mesh(fm_assembly *a)
         rc = fm_groups_new(&a->groups, &a->mesh, tp > a->config.K ? run : NULL, a->launch->n_ranks > 1 ? a->launch->mpi_comm : NULL);
     }
     fm_free(run);
+    fm_groups_set_watch(a->groups, a->watch);
     return fm_comm_agree(a->launch->world, rc);
 }
 
@@ -324,6 +330,8 @@ void fm_assembly_clear(fm_assembly *a)
 {
     fm_model_destroy(a->model);
     fm_assembly_close_device(a);
+    fm_comm_set_watch(a->launch == NULL ? NULL : a->launch->world, NULL);
+    fm_watch_destroy(a->watch);
     fm_config_clear(&a->config);
     fm_free(a->tensors);
     fm_free(a->stage_of_layer);

@@ -5,6 +5,7 @@
 
 #include "ckpt/source.h"
 #include "job/job.h"
+#include "mesh/watch.h"
 #include "model/model.h"
 #include "model/tp_plan.h"
 #include "ops/cuda_module.h"
@@ -15,12 +16,15 @@ typedef struct {
     const void *mpi_comm;
     fm_comm *world;                    /* NULL: one rank */
     int rank, n_ranks;
+    fm_watch_end *end;                 /* ends all ranks, with end_context; NULL: nobody may, and there is no watchdog */
+    void *end_context;
 } fm_launch;
 
 /* Everything that stands between the job and its steps. Zeros at first; fm_assembly_clear frees what is there. */
 typedef struct {
     const fm_launch *launch;           /* borrowed */
     fm_job job;
+    fm_watch *watch;                   /* of job.watchdog; NULL: none */
     fm_mesh_shape mesh;
     fm_groups *groups;
     fm_device *device;

@@ -304,6 +304,7 @@ static int train(run *r)
     fm_memory_forget_peaks();
     for (int64_t step = r->resume.step + 1; step <= fm_loop_steps(r->loop); step++) {
         fm_step_metrics metrics;
+        fm_watch_step(r->a.watch, step);
         double val_loss = NAN;
         bool stop;
         FM_TRY(fm_loop_step(r->loop, step, &metrics));
@@ -369,6 +370,9 @@ int fm_cmd_run(const fm_launch *launch, int argc, char **argv, bool *started)
         }
     }
     fm_stop_end(&r.stop);
+    if (rc < 0 && launch->world != NULL && !fm_error_is_agreed()) {
+        return rc;                     /* others may still send into this rank's memory: it stays until the program's end, as the lock */
+    }
     clear(&r);
     return rc;
 }

@@ -138,7 +138,7 @@ int fm_identity_compare(const json_t *was, const json_t *is, bool allowed, const
 static bool matters(const fm_key *key)
 {
     static const char *const sections[] = { "distributed", "device_mesh", "pipeline", "log", "device", "checkpoint" };
-    static const char *const names[] = { "name", "output_dir", "overwrite", "max_time" };
+    static const char *const names[] = { "name", "output_dir", "overwrite", "watchdog", "max_time" };
     for (size_t i = 0; i < sizeof sections / sizeof sections[0]; i++) {
         if (strcmp(key->section, sections[i]) == 0) {
             return strcmp(key->name, "export") == 0;

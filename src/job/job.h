@@ -34,6 +34,7 @@ typedef struct {
     int64_t seed;
     bool deterministic;
     bool overwrite;
+    int64_t watchdog;                  /* seconds; 0: none */
     char *max_time;                    /* "" where none was given; fm_time_parse */
     fm_model_options model;
     fm_distributed_options distributed;

@@ -55,6 +55,8 @@ static const fm_key table[] = {
       "bitwise repeatable on a GPU (a CPU always is)" },
     { "job", "overwrite", FM_KEY_BOOL, AT(overwrite), "no", NO_LIMITS, NULL, NULL,
       "resume=no may start where another run wrote" },
+    { "job", "watchdog", FM_KEY_INT64, AT(watchdog), "1800", 0, 1e9, false, false, NULL, NULL,
+      "seconds that a rank waits for another before the run is ended; 0: for ever" },
     { "job", "max_time", FM_KEY_TEXT, AT(max_time), "", NO_LIMITS, NULL, NULL,
       "HH:MM:SS or seconds; a checkpoint is complete before; default: Slurm's" },
 

@@ -2,7 +2,7 @@
 #ifndef FM_MESH_COMM_BACKEND_H
 #define FM_MESH_COMM_BACKEND_H
 
-#include "mesh/comm.h"
+#include "mesh/watch.h"
 #include "tensor/stopwatch.h"
 
 /* A backend is one const table. All entries are as in comm.h, on a communicator of two or more ranks. */
@@ -25,6 +25,7 @@ struct fm_comm {
     char name[24];
     int size, rank;
     fm_comm_traffic traffic;
+    fm_watch *watch;                   /* borrowed; NULL: whoever waits here waits as long as it takes */
     void *state;                       /* the backend's own */
     fm_stopwatch *stopwatch;           /* mesh/timed.h; NULL: nobody measures */
     const fm_comm_backend *plain;      /* while somebody does: the backend that is measured */

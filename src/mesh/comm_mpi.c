@@ -17,6 +17,8 @@ typedef struct {
 
 /* One operation: its MPI requests. Kept in fm_request.handle[1]. */
 typedef struct {
+    const char *what;
+    int64_t number;                    /* the group's n-th */
     int n;
     MPI_Request requests[MAX_PIECES];
 } mpi_pending;
@@ -74,15 +76,37 @@ static int check(int mpi_rc, const fm_comm *comm, const char *what)
     return fm_fail(FM_ERR_COMM, "%s over the group %s failed: %s", what, comm->name, text);
 }
 
-static int begin(const fm_comm *comm, fm_request *request, mpi_pending **pending)
+static int begin(const fm_comm *comm, fm_request *request, mpi_pending **pending, const char *what)
 {
     *pending = fm_alloc(sizeof **pending, FM_MEMORY_HOST);
     if (*pending == NULL) {
         return FM_ERR_MEMORY;
     }
+    (*pending)->what = what;
+    for (int k = 0; k < FM_TRAFFIC_KINDS; k++) {
+        (*pending)->number += comm->traffic.calls[k];
+    }
     request->handle[0] = (void *)(uintptr_t)comm;
     request->handle[1] = *pending;
     return FM_OK;
+}
+
+/* As MPI_Waitall, with a look at the clock now and then. */
+static int wait_watched(const fm_comm *comm, mpi_pending *pending, MPI_Status *statuses)
+{
+    enum { POLLS_BETWEEN_LOOKS = 256 };
+    int done = 0, rc = MPI_SUCCESS;
+    double since_s = 0.0;
+    for (int polls = 1; !done && rc == MPI_SUCCESS; polls = polls % POLLS_BETWEEN_LOOKS + 1) {
+        rc = MPI_Testall(pending->n, pending->requests, &done, statuses);
+        if (!done && polls == POLLS_BETWEEN_LOOKS) {
+            fm_watch_place place = { .number = pending->number };
+            snprintf(place.operation, sizeof place.operation, "%s", pending->what);
+            snprintf(place.group, sizeof place.group, "%s", comm->name);
+            fm_watch_look(comm->watch, &since_s, &place);
+        }
+    }
+    return rc;
 }
 
 static int wait_all(fm_request *request)
@@ -90,7 +114,9 @@ static int wait_all(fm_request *request)
     const fm_comm *comm = request->handle[0];
     mpi_pending *pending = request->handle[1];
     MPI_Status statuses[MAX_PIECES];
-    const int rc = check(MPI_Waitall(pending->n, pending->requests, statuses), comm, "waiting");
+    const int mpi_rc = comm->watch != NULL ? wait_watched(comm, pending, statuses)
+                                           : MPI_Waitall(pending->n, pending->requests, statuses);
+    const int rc = check(mpi_rc, comm, "waiting");
     fm_free(pending);
     *request = (fm_request){ { NULL, NULL } };
     return rc;
@@ -103,10 +129,10 @@ static int in_pieces(fm_comm *comm, fm_request *request, void *out, const void *
                      piece_fn *start, const char *what)
 {
     if (n > (int64_t)PIECE * MAX_PIECES) {
-        return fm_fail(FM_ERR_COMM, "%s of %lld elements is too large", what, (long long)n);
+        return fm_fail(FM_ERR_COMM, "%s of %lld elements: too large", what, (long long)n);
     }
     mpi_pending *pending;
-    FM_TRY(begin(comm, request, &pending));
+    FM_TRY(begin(comm, request, &pending, what));
     const size_t size = fm_dtype_bytes(dtype);
     for (int64_t at = 0; at < n; at += PIECE) {
         const int part = (int)(n - at < PIECE ? n - at : PIECE);
@@ -131,7 +157,7 @@ static int start_all_reduce(const fm_comm *comm, char *out, const char *in, int 
 
 static int all_reduce(fm_comm *comm, fm_request *request, void *data, int64_t n, enum fm_dtype dtype, enum fm_reduce op)
 {
-    return in_pieces(comm, request, data, data, n, dtype, (int)op, start_all_reduce, "an all-reduce");
+    return in_pieces(comm, request, data, data, n, dtype, (int)op, start_all_reduce, "all-reduce");
 }
 
 static int start_broadcast(const fm_comm *comm, char *out, const char *in, int n, enum fm_dtype dtype, int root, MPI_Request *request)
@@ -142,7 +168,7 @@ static int start_broadcast(const fm_comm *comm, char *out, const char *in, int n
 
 static int broadcast(fm_comm *comm, fm_request *request, void *data, int64_t n, enum fm_dtype dtype, int root)
 {
-    return in_pieces(comm, request, data, data, n, dtype, root, start_broadcast, "a broadcast");
+    return in_pieces(comm, request, data, data, n, dtype, root, start_broadcast, "broadcast");
 }
 
 static int start_reduce(const fm_comm *comm, char *out, const char *in, int n, enum fm_dtype dtype, int root, MPI_Request *request)
@@ -154,7 +180,7 @@ static int start_reduce(const fm_comm *comm, char *out, const char *in, int n, e
 
 static int reduce(fm_comm *comm, fm_request *request, void *out, const void *in, int64_t n, enum fm_dtype dtype, int root)
 {
-    return in_pieces(comm, request, out, in, n, dtype, root, start_reduce, "a reduce");
+    return in_pieces(comm, request, out, in, n, dtype, root, start_reduce, "reduce");
 }
 
 static int start_send(const fm_comm *comm, char *out, const char *in, int n, enum fm_dtype dtype, int packed, MPI_Request *request)
@@ -171,12 +197,12 @@ static int start_receive(const fm_comm *comm, char *out, const char *in, int n, 
 
 static int send(fm_comm *comm, fm_request *request, const void *data, int64_t n, enum fm_dtype dtype, int to, int tag)
 {
-    return in_pieces(comm, request, NULL, data, n, dtype, to | tag << 16, start_send, "a send");
+    return in_pieces(comm, request, NULL, data, n, dtype, to | tag << 16, start_send, "send");
 }
 
 static int receive(fm_comm *comm, fm_request *request, void *data, int64_t n, enum fm_dtype dtype, int from, int tag)
 {
-    return in_pieces(comm, request, data, NULL, n, dtype, from | tag << 16, start_receive, "a receive");
+    return in_pieces(comm, request, data, NULL, n, dtype, from | tag << 16, start_receive, "receive");
 }
 
 /* A gather or scatter of more than an int can count: the element becomes a block of elements that divides the count. */
@@ -196,11 +222,11 @@ static int all_gather(fm_comm *comm, fm_request *request, void *out, const void 
     int n;
     FM_TRY(wide_type(&type, &n, count, dtype));
     mpi_pending *pending;
-    FM_TRY(begin(comm, request, &pending));
+    FM_TRY(begin(comm, request, &pending, "all-gather"));
     const bool in_place = in == (char *)out + (size_t)comm->rank * (size_t)count * fm_dtype_bytes(dtype);
     pending->n = 1;
     return check(MPI_Iallgather(in_place ? MPI_IN_PLACE : in, n, type, out, n, type, state_of(comm)->comm, &pending->requests[0]),
-                 comm, "an all-gather");
+                 comm, "all-gather");
 }
 
 static int reduce_scatter(fm_comm *comm, fm_request *request, void *out, const void *in, int64_t count, enum fm_dtype dtype)
@@ -209,10 +235,10 @@ static int reduce_scatter(fm_comm *comm, fm_request *request, void *out, const v
     int n;
     FM_TRY(wide_type(&type, &n, count, dtype));
     mpi_pending *pending;
-    FM_TRY(begin(comm, request, &pending));
+    FM_TRY(begin(comm, request, &pending, "reduce-scatter"));
     pending->n = 1;
     return check(MPI_Ireduce_scatter_block(in, out, n, type, op_of(state_of(comm), dtype, FM_SUM), state_of(comm)->comm,
-                                           &pending->requests[0]), comm, "a reduce-scatter");
+                                           &pending->requests[0]), comm, "reduce-scatter");
 }
 
 static void progress(fm_comm *comm)

@@ -1,0 +1,140 @@
+#!/bin/sh
+# The n-th call to the system fails, or the program is killed there, or the n-th call of finemesh's allocator fails, for n = 1, 2, ...
+# until a run is not touched any more. The program then ends by itself with exit status 1 or 2 and one message; nothing incomplete has a
+# checkpoint's name; and the same command, started again, ends as the undisturbed run.
+#
+# FM_FAULT_STRIDE=1 tries every n (make check-faults); a larger one every so manieth, from a first one that FM_FAULT_SEED chooses.
+# FM_FAULT_ROWS is a regular expression of the rows that are run.
+. "$srcdir/tests/lib.sh"
+. "$srcdir/tests/fault/lib.sh"
+cd "$source_dir" || exit 99
+FM_TEST_SECONDS=60
+seed=${FM_FAULT_SEED:-1}
+
+run_it() { launch "$1" run $(job "$2" checkpoint.export=final); }
+convert_it() { launch "$1" convert inputs/quickstart.ini job.output_dir="$2"; }
+export_it() { launch "$1" export "$scratch/before/job.ini" checkpoint.resume=auto job.output_dir="$2"; }
+
+# ---- what a command starts from, and what must be there at its end ----
+
+start_run() { :; }
+end_run() { equal "$1" && cmp "$1/hf/model.safetensors" "$scratch/undisturbed.safetensors"; }
+
+start_resume() { cp -r "$scratch/before" "$1"; }
+end_resume() { end_run "$1"; }
+resume_it() { run_it "$@"; }
+
+start_convert() { :; }
+end_convert() { timeout 60 "$finemesh" verify "$1/shards"; }
+
+start_export() { cp -r "$scratch/before" "$1"; }
+end_export()
+{
+    cmp "$1/hf/model.safetensors" "$scratch/undisturbed.safetensors" && [ -z "$(find "$1" -name '*.tmp*' | grep -v checkpoints)" ]
+}
+
+# ---- one trial ----
+
+# judge STATUS: of a start that failed.
+judge()
+{
+    grep -q '^failed' "$scratch/log" || { [ "$1" -eq 0 ] || { cat "$scratch/err"; return 1; }; return 0; }
+    case $error:$1 in
+    EINTR:0 | SHORT:0) return 0 ;;
+    EINTR:* | SHORT:*) echo "it must be carried on"; cat "$scratch/err"; return 1 ;;
+    KILL:0) echo "it was to be killed"; return 1 ;;
+    KILL:124) echo "time limit"; return 1 ;;
+    KILL:*) return 0 ;;
+    ALLOC:0) [ "$(wc -l <"$scratch/err")" -eq 0 ] || ! grep -q '^finemesh: error' "$scratch/err" || { cat "$scratch/err"; return 1; } ;;
+    *:0) return 0 ;;                                      # what it was wanted for could be done without: the end tells
+    ALLOC:1 | ALLOC:2) one_error "$scratch/err" "memory" ;;
+    *:1 | *:2) one_error "$scratch/err" "$out" ;;
+    *) echo "exit status $1"; cat "$scratch/err"; return 1 ;;
+    esac
+}
+
+# kept: on one rank nothing that was allocated is left at the program's end.
+kept() { kept_bytes=$(sed -n 's/^kept //p' "$scratch/log"); [ "${kept_bytes:-0}" -eq 0 ] || { echo "leak of $kept_bytes bytes"; return 1; }; }
+
+# trial WHAT RANKS RANK ERROR N
+trial()
+{
+    what=$1 ranks=$2 error=$4
+    out=$scratch/out
+    rm -rf "$out" "$scratch/log"
+    "start_$what" "$out" || return 1
+    : >"$scratch/log"
+    (
+        export FAULT_LOG="$scratch/log" FAULT_DIR="$out" FAULT_RANK="$3"
+        if [ "$4" = ALLOC ]; then export FAULT_ALLOC="$5"; else export FAULT_AT="$5" FAULT_ERROR="$4"; fi
+        "${what}_it" "$ranks" "$out" >"$scratch/stdout" 2>"$scratch/err"
+    )
+    judge $? || return 1
+    [ "$ranks" -gt 1 ] || kept || return 1
+    complete "$out" || return 1
+    ! grep -q '^failed' "$scratch/log" || "${what}_it" "$ranks" "$out" >"$scratch/stdout2" 2>"$scratch/err2" ||
+        { echo "the second start fails:"; cat "$scratch/err2"; return 1; }
+    ! grep -h "passed over" "$scratch/err2" 2>/dev/null || { echo "it had a damaged checkpoint"; return 1; }
+    "end_$what" "$out"
+}
+
+# undisturbed WHAT RANKS: what all its trials are compared with.
+undisturbed()
+{
+    out=$scratch/undisturbed
+    rm -rf "$out"
+    "start_$1" "$out"
+    "$1_it" "$2" "$out" >"$scratch/stdout" 2>&1 || { cat "$scratch/stdout"; return 1; }
+    [ ! -e "$out/metrics.jsonl" ] || numbers "$out" >"$scratch/numbers.a"
+    [ ! -e "$out/hf" ] || cp "$out/hf/model.safetensors" "$scratch/undisturbed.safetensors"
+}
+
+# each WHAT RANKS RANK ERROR STRIDE: a row.
+each()
+{
+    name="$1 on $2, rank $3: $4 at "
+    n=$((1 + (seed * 7919) % $5)) tried=0 bad=0
+    echo "$name" | grep -qE -e "${FM_FAULT_ROWS:-.}" || return
+    undisturbed "$1" "$2" || { tap_not_ok "$1 on $2"; return; }
+    while :; do
+        trial "$1" "$2" "$3" "$4" "$n" >"$scratch/trouble" 2>&1 || {
+            bad=$((bad + 1))
+            echo "# call $n: $(grep -h -A4 '^failed' "$scratch/log")" | sed '2,$s/^/#    /'
+            head -n 5 "$scratch/trouble" | sed 's/^/#    /'
+        }
+        grep -q '^failed' "$scratch/log" || break
+        tried=$((tried + 1))
+        n=$((n + $5))
+    done
+    if [ $bad -eq 0 ] && [ $tried -gt 0 ]; then tap_ok "${name}each of $tried calls"; else tap_not_ok "$name$bad of $tried calls went wrong"; fi
+}
+
+[ -e "$fault_shim" ] || tap_skip_all "the interposer was not built"
+# a run as it was in its middle: a checkpoint of step 2 of 4, the metrics of step 3
+before=$scratch/before
+run_it 1 "$before" >"$scratch/stdout" 2>&1 || { cat "$scratch/stdout"; exit 99; }
+rm -r "$before/checkpoints/step-000004" "$before/complete.json" "$before/hf"
+sed -i '$d' "$before/metrics.jsonl"
+ln -sfn step-000002 "$before/checkpoints/latest"
+ln -sfn step-000002 "$before/checkpoints/best"
+
+stride=${FM_FAULT_STRIDE:-97}
+each run 1 0 EIO "$stride"
+each run 1 0 ENOSPC "$stride"
+each run 1 0 KILL "$stride"
+each run 1 0 SHORT "$stride"
+each resume 1 0 EIO "$stride"
+each resume 1 0 KILL "$stride"
+each convert 1 0 ENOSPC "$stride"
+each export 1 0 ENOSPC "$stride"
+each export 1 0 KILL "$stride"
+each run 2 0 EIO "$stride"
+each run 2 1 EIO "$stride"
+each run 2 1 KILL "$stride"
+each resume 2 1 ENOSPC "$stride"
+each run 1 0 ALLOC $((stride * 20))
+each resume 1 0 ALLOC $((stride * 20))
+each export 1 0 ALLOC $((stride * 20))
+each run 2 0 ALLOC $((stride * 20))
+each run 2 1 ALLOC $((stride * 20))
+tap_done
