@@ -99,7 +99,7 @@ each()
     while :; do
         trial "$1" "$2" "$3" "$4" "$n" >"$scratch/trouble" 2>&1 || {
             bad=$((bad + 1))
-            echo "# call $n: $(grep -h -A4 '^failed' "$scratch/log")" | sed '2,$s/^/#    /'
+            echo "# call $n: $(grep -h -A5 '^failed' "$scratch/log")" | sed '2,$s/^/#    /'
             head -n 5 "$scratch/trouble" | sed 's/^/#    /'
         }
         grep -q '^failed' "$scratch/log" || break

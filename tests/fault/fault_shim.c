@@ -284,8 +284,9 @@ int rmdir(const char *path)
 static void say_callers(void)
 {
     void *callers[12];
-    char **const names = backtrace_symbols(callers, backtrace(callers, 12));
-    for (int i = 2; names != NULL && i < 12 && names[i] != NULL && strstr(names[i], "(main") == NULL; i++) {
+    const int n = backtrace(callers, 12);
+    char **const names = backtrace_symbols(callers, n);
+    for (int i = 2; names != NULL && i < n; i++) {
         say("  from %s\n", names[i]);
     }
     free(names);
