@@ -118,23 +118,24 @@ sed -i '$d' "$before/metrics.jsonl"
 ln -sfn step-000002 "$before/checkpoints/latest"
 ln -sfn step-000002 "$before/checkpoints/best"
 
-stride=${FM_FAULT_STRIDE:-97}
-each run 1 0 EIO "$stride"
-each run 1 0 ENOSPC "$stride"
-each run 1 0 KILL "$stride"
-each run 1 0 SHORT "$stride"
-each resume 1 0 EIO "$stride"
-each resume 1 0 KILL "$stride"
-each convert 1 0 ENOSPC "$stride"
-each export 1 0 ENOSPC "$stride"
-each export 1 0 KILL "$stride"
-each run 2 0 EIO "$stride"
-each run 2 1 EIO "$stride"
-each run 2 1 KILL "$stride"
-each resume 2 1 ENOSPC "$stride"
-each run 1 0 ALLOC $((stride * 20))
-each resume 1 0 ALLOC $((stride * 20))
-each export 1 0 ALLOC $((stride * 20))
-each run 2 0 ALLOC $((stride * 20))
-each run 2 1 ALLOC $((stride * 20))
+# A row's second number is how many calls a short form lets pass between two that fail: about two seconds a trial on one rank, five on two.
+every() { echo "${FM_FAULT_STRIDE:-$1}"; }
+each run 1 0 EIO "$(every 131)"
+each run 1 0 ENOSPC "$(every 311)"
+each run 1 0 KILL "$(every 131)"
+each run 1 0 SHORT "$(every 311)"
+each resume 1 0 EIO "$(every 151)"
+each resume 1 0 KILL "$(every 151)"
+each convert 1 0 ENOSPC "$(every 61)"
+each export 1 0 ENOSPC "$(every 31)"
+each export 1 0 KILL "$(every 61)"
+each run 2 0 EIO "$(every 251)"
+each run 2 1 EIO "$(every 251)"
+each run 2 1 KILL "$(every 251)"
+each resume 2 1 ENOSPC "$(every 151)"
+each run 1 0 ALLOC "$(every 1511)"
+each resume 1 0 ALLOC "$(every 499)"
+each export 1 0 ALLOC "$(every 499)"
+each run 2 0 ALLOC "$(every 3001)"
+each run 2 1 ALLOC "$(every 3001)"
 tap_done
