@@ -10,80 +10,99 @@ static int64_t local_elements(const fm_slice *slice)
     return slice->local_shape[0] * (slice->ndim > 1 ? slice->local_shape[1] : 1);
 }
 
-/* This rank's slice of a tensor of the source, in *dtype; the caller frees *out. */
-static int read_param(void **out, enum fm_dtype *dtype, const fm_model *model, int p, fm_source *source, const char *group)
+/* Host memory that one tensor after the other is read into: a new block each would be made of new pages each time. */
+typedef struct {
+    void *data;
+    size_t size_bytes;
+} room;
+
+static int make_room(room *r, int64_t elements, size_t element_bytes)
+{
+    const size_t size_bytes = (size_t)elements * element_bytes;
+    if (r->data != NULL && size_bytes <= r->size_bytes) {
+        return FM_OK;
+    }
+    fm_free(r->data);
+    r->data = fm_alloc_array(elements, element_bytes, FM_MEMORY_HOST);
+    r->size_bytes = size_bytes;
+    return r->data == NULL ? FM_ERR_MEMORY : FM_OK;
+}
+
+/* This rank's slice of a tensor of the source into the room, in *dtype. */
+static int read_param(room *r, enum fm_dtype *dtype, const fm_model *model, int p, fm_source *source, const char *group)
 {
     const fm_param *const param = &model->params[p];
     char name[FM_NAME_BYTES + 16];
     snprintf(name, sizeof name, "%s%s", group, model->tensors[param->tensor].name);
     const int tensor = fm_source_find(source, name);
-    *out = NULL;
     if (tensor < 0) {
         return fm_fail(FM_ERR_FORMAT, "tensor %s is not there: this is no checkpoint of this model", name);
     }
     *dtype = fm_source_get(source, tensor)->dtype;
-    *out = fm_alloc_array(local_elements(&param->slice), fm_dtype_bytes(*dtype), FM_MEMORY_HOST);
-    if (*out == NULL) {
-        return FM_ERR_MEMORY;
-    }
-    return fm_source_read_slice(source, *out, tensor, &model->layout, param->tensor, &model->coord,
+    FM_TRY(make_room(r, local_elements(&param->slice), fm_dtype_bytes(*dtype)));
+    return fm_source_read_slice(source, r->data, tensor, &model->layout, param->tensor, &model->coord,
                                 fm_groups_get(model->groups, FM_GROUP_TP));
 }
 
-static int load_weight(fm_model *model, int p, fm_source *source, const char *group)
+static int load_weight(fm_model *model, int p, fm_source *source, const char *group, room *r)
 {
-    void *local;
     enum fm_dtype dtype = FM_F32;
-    int rc = read_param(&local, &dtype, model, p, source, group);
-    if (rc == FM_OK) {
-        rc = fm_model_set_param(model, p, local, dtype);
-    }
-    fm_free(local);
-    return rc;
+    FM_TRY(read_param(r, &dtype, model, p, source, group));
+    return fm_model_set_param(model, p, r->data, dtype);
 }
 
 int fm_load_model(fm_model *model, fm_source *source)
 {
-    for (int p = 0; p < model->n_params; p++) {
-        FM_TRY(load_weight(model, p, source, ""));
+    room r = { .data = NULL };
+    int rc = FM_OK;
+    for (int p = 0; p < model->n_params && rc == FM_OK; p++) {
+        rc = load_weight(model, p, source, "", &r);
     }
-    return FM_OK;
+    fm_free(r.data);
+    return rc;
 }
 
-static int load_moment(fm_model *model, int p, void *to, int64_t elements, fm_source *source, const char *group)
+static int load_moment(fm_model *model, int p, void *to, int64_t elements, fm_source *source, const char *group, room *r)
 {
-    void *local, *converted = NULL;
+    void *converted = NULL;
     enum fm_dtype dtype = FM_F32;
     const enum fm_dtype wanted = model->setup.state_dtype;
-    int rc = read_param(&local, &dtype, model, p, source, group);
+    int rc = read_param(r, &dtype, model, p, source, group);
     if (rc == FM_OK && dtype != wanted) {
         converted = fm_alloc_array(elements, fm_dtype_bytes(wanted), FM_MEMORY_HOST);
         rc = converted == NULL ? FM_ERR_MEMORY : FM_OK;
         if (rc == FM_OK) {
-            fm_dtype_convert(converted, wanted, local, dtype, elements);
+            fm_dtype_convert(converted, wanted, r->data, dtype, elements);
         }
     }
     if (rc == FM_OK) {
-        rc = fm_device_copy_in(model->compute->device, to, converted != NULL ? converted : local,
+        rc = fm_device_copy_in(model->compute->device, to, converted != NULL ? converted : r->data,
                                (size_t)elements * fm_dtype_bytes(wanted));
     }
     fm_free(converted);
-    fm_free(local);
     return rc;
+}
+
+static int load_all(fm_model *model, int p, fm_source *source, room *r)
+{
+    const fm_param_view view = fm_model_param(model, p);
+    char master[FM_NAME_BYTES + 16];
+    snprintf(master, sizeof master, "master/%s", model->tensors[model->params[p].tensor].name);
+    /* weights are the masters rounded, so that the masters say it all where there are some */
+    FM_TRY(load_weight(model, p, source, fm_source_find(source, master) >= 0 ? "master/" : "", r));
+    FM_TRY(load_moment(model, p, view.exp_avg, view.elements, source, "exp_avg/", r));
+    return load_moment(model, p, view.exp_avg_sq, view.elements, source, "exp_avg_sq/", r);
 }
 
 int fm_load_states(fm_model *model, fm_source *source)
 {
-    for (int p = 0; p < model->n_params; p++) {
-        const fm_param_view view = fm_model_param(model, p);
-        char master[FM_NAME_BYTES + 16];
-        snprintf(master, sizeof master, "master/%s", model->tensors[model->params[p].tensor].name);
-        /* weights are the masters rounded, so that the masters say it all where there are some */
-        FM_TRY(load_weight(model, p, source, fm_source_find(source, master) >= 0 ? "master/" : ""));
-        FM_TRY(load_moment(model, p, view.exp_avg, view.elements, source, "exp_avg/"));
-        FM_TRY(load_moment(model, p, view.exp_avg_sq, view.elements, source, "exp_avg_sq/"));
+    room r = { .data = NULL };
+    int rc = FM_OK;
+    for (int p = 0; p < model->n_params && rc == FM_OK; p++) {
+        rc = load_all(model, p, source, &r);
     }
-    return FM_OK;
+    fm_free(r.data);
+    return rc;
 }
 
 /* Numbers of a hyperslab, in the local array. */
@@ -114,18 +133,18 @@ static void fill_slab(float *local, const fm_slice *slice, const fm_slab *slab, 
 
 int fm_load_random(fm_model *model, uint64_t seed)
 {
-    for (int p = 0; p < model->n_params; p++) {
+    room r = { .data = NULL };
+    int rc = FM_OK;
+    for (int p = 0; p < model->n_params && rc == FM_OK; p++) {
         const fm_slice *const slice = &model->params[p].slice;
-        float *const local = fm_alloc_array(local_elements(slice), sizeof *local, FM_MEMORY_HOST);
-        if (local == NULL) {
-            return FM_ERR_MEMORY;
+        rc = make_room(&r, local_elements(slice), sizeof(float));
+        for (int s = 0; s < slice->n_slabs && rc == FM_OK; s++) {
+            fill_slab(r.data, slice, &slice->slabs[s], model, &model->tensors[model->params[p].tensor], seed);
         }
-        for (int s = 0; s < slice->n_slabs; s++) {
-            fill_slab(local, slice, &slice->slabs[s], model, &model->tensors[model->params[p].tensor], seed);
+        if (rc == FM_OK) {
+            rc = fm_model_set_param(model, p, r.data, FM_F32);
         }
-        const int rc = fm_model_set_param(model, p, local, FM_F32);
-        fm_free(local);
-        FM_TRY(rc);
     }
-    return FM_OK;
+    fm_free(r.data);
+    return rc;
 }

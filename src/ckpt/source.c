@@ -2,6 +2,7 @@
 
 #include <string.h>
 #include <unistd.h>
+#include <zlib.h>
 
 #include "base/file.h"
 #include "base/memory.h"
@@ -9,9 +10,13 @@
 #include "ckpt/hf.h"
 #include "ckpt/shard_scan.h"
 
-/* Requests are cut to CHUNK so that a CRC finds its bytes in the cache; columns are picked from rows in a band of BAND bytes, but
- * read one row at a time where a row's part is LONG_ROW or more; an exchange reads EXCHANGE bytes a peer at a time. */
-enum { CHUNK_BYTES = 8 << 20, BAND_BYTES = 4 << 20, LONG_ROW_BYTES = 256 << 10, EXCHANGE_BYTES = 8 << 20, OPEN_FILES = 32 };
+/* What is longer than CHUNK is read in parts of PART, by all threads, and a part's CRC finds its bytes in the cache; columns are picked
+ * from rows in a band of BAND bytes, but read one row at a time where a row's part is LONG_ROW or more; an exchange reads EXCHANGE
+ * bytes a peer at a time. */
+enum {
+    CHUNK_BYTES = 8 << 20, PART_BYTES = 2 << 20, BAND_BYTES = 4 << 20, LONG_ROW_BYTES = 256 << 10, EXCHANGE_BYTES = 8 << 20,
+    OPEN_FILES = 32
+};
 
 struct fm_source {
     fm_index index;
@@ -210,22 +215,55 @@ static int descriptor(int *fd, fm_source *source, int file)
     return FM_OK;
 }
 
+/* A long run by all threads: each reads parts and takes their CRCs, which combine. New pages are made by all of them too. */
+static int read_parts(char *out, int fd, int64_t offset_bytes, size_t size_bytes, uint32_t *crc, const char *path)
+{
+    const int64_t n = (int64_t)((size_bytes + PART_BYTES - 1) / PART_BYTES);
+    uint32_t *const crcs = fm_alloc_array(n, sizeof *crcs, FM_MEMORY_HOST);
+    int64_t failed = n;
+    if (crcs == NULL) {
+        return FM_ERR_MEMORY;
+    }
+#pragma omp parallel for schedule(dynamic) reduction(min : failed)
+    for (int64_t i = 0; i < n; i++) {
+        const size_t at = (size_t)i * PART_BYTES, part_bytes = size_bytes - at < PART_BYTES ? size_bytes - at : PART_BYTES;
+        if (fm_file_pread(fd, out + at, part_bytes, offset_bytes + (int64_t)at, path) < 0) {
+            failed = i < failed ? i : failed;
+        } else if (crc != NULL) {
+            crcs[i] = fm_crc32(0, out + at, part_bytes);
+        }
+    }
+    int rc = FM_OK;
+    if (failed < n) {                  /* the message is another thread's: fail once more */
+        const size_t at = (size_t)failed * PART_BYTES, part_bytes = size_bytes - at < PART_BYTES ? size_bytes - at : PART_BYTES;
+        rc = fm_file_pread(fd, out + at, part_bytes, offset_bytes + (int64_t)at, path);
+        rc = rc < 0 ? rc : fm_fail(FM_ERR_IO, "%s: reading it failed once and not the second time", path);
+    }
+    for (int64_t i = 0; i < n && rc == FM_OK && crc != NULL; i++) {
+        const size_t at = (size_t)i * PART_BYTES, part_bytes = size_bytes - at < PART_BYTES ? size_bytes - at : PART_BYTES;
+        *crc = (uint32_t)crc32_combine(*crc, crcs[i], (z_off_t)part_bytes);
+    }
+    fm_free(crcs);
+    return rc;
+}
+
 /* A run of bytes of a file; *crc (NULL: not wanted) goes on over them. */
 static int read_run(fm_source *source, char *out, int file, int64_t offset_bytes, size_t size_bytes, uint32_t *crc)
 {
     int fd;
     FM_TRY(descriptor(&fd, source, file));
     const char *const path = fm_index_string(&source->index, fm_index_get_file(&source->index, file)->name);
-    for (size_t done = 0; done < size_bytes;) {
-        const size_t part_bytes = size_bytes - done < CHUNK_BYTES ? size_bytes - done : CHUNK_BYTES;
-        FM_TRY(fm_file_pread(fd, out + done, part_bytes, offset_bytes + (int64_t)done, path));
-        if (crc != NULL) {
-            *crc = fm_crc32(*crc, out + done, part_bytes);
-        }
-        source->requests++;
-        source->bytes_read += (int64_t)part_bytes;
-        done += part_bytes;
+    if (size_bytes > CHUNK_BYTES) {
+        source->requests += (int64_t)((size_bytes + PART_BYTES - 1) / PART_BYTES);
+        source->bytes_read += (int64_t)size_bytes;
+        return read_parts(out, fd, offset_bytes, size_bytes, crc, path);
     }
+    FM_TRY(fm_file_pread(fd, out, size_bytes, offset_bytes, path));
+    if (crc != NULL) {
+        *crc = fm_crc32(*crc, out, size_bytes);
+    }
+    source->requests++;
+    source->bytes_read += (int64_t)size_bytes;
     return FM_OK;
 }
 

@@ -608,6 +608,15 @@ static int set_array(const fm_model *m, void *to, enum fm_dtype to_dtype, const 
 int fm_model_set_param(fm_model *m, int param, const void *data, enum fm_dtype dtype)
 {
     const fm_param_view view = fm_model_param(m, param);
-    FM_TRY(set_array(m, view.weight, m->setup.dtype, data, dtype, view.elements));
-    return set_array(m, view.master, m->setup.master_dtype, data, dtype, view.elements);
+    fm_device *const device = m->compute->device;
+    const enum fm_dtype own = m->setup.dtype, master = m->setup.master_dtype;
+    if (view.master == NULL || (dtype != own && dtype != master)) {
+        FM_TRY(set_array(m, view.weight, own, data, dtype, view.elements));
+        return set_array(m, view.master, master, data, dtype, view.elements);
+    }
+    /* one of the two holds the numbers as they came: the device makes the other one of it */
+    const bool into_weight = dtype == own;
+    FM_TRY(set_array(m, into_weight ? view.weight : view.master, dtype, data, dtype, view.elements));
+    return into_weight ? device->table->convert(device, view.master, master, view.weight, own, view.elements)
+                       : device->table->convert(device, view.weight, own, view.master, master, view.elements);
 }
