@@ -33,7 +33,7 @@ template <class T> struct norm_term {
 
     template <int V> __device__ __forceinline__ void add(float (&sums)[V], int64_t i, int64_t c) const
     {
-        const int64_t r = heads == 1 ? i : i / heads, at = c + (i - r * heads) * n;
+        const int64_t r = heads == 1 ? i : static_cast<unsigned>(i) / static_cast<unsigned>(heads), at = c + (i - r * heads) * n;
         float d[V], in[V];
         fm_load(d, dy + r * lddy + at);
         fm_load(in, x + r * ldx + at);
@@ -104,6 +104,7 @@ static __global__ void __launch_bounds__(32 * MERGERS) merge_kernel(float *out, 
 template <int V, class Term>
 static int sum_columns(fm_compute *compute, const char *what, float *out, const Term &term, int64_t rows, int64_t n)
 {
+    FM_ASSERT(rows <= UINT32_MAX);
     const int64_t packs = n / V;
     const int across = fm_power_of_2(packs, MOST_ACROSS), down = THREADS / across;
     const int64_t columns = fm_ceil_div(packs, across);

@@ -103,11 +103,12 @@ struct fm_place {
     int64_t row, pack;
 };
 
+/* Divides in 32 bits, which takes a fifth of the time: a row has less than 2^31 packs. */
 static __device__ __forceinline__ fm_place fm_tile_place(int64_t packs)
 {
-    const unsigned columns = static_cast<unsigned>((packs + blockDim.x - 1) / blockDim.x);
-    return fm_place{ static_cast<int64_t>(blockIdx.x / columns) * blockDim.y + threadIdx.y,
-                     static_cast<int64_t>(blockIdx.x % columns) * blockDim.x + threadIdx.x };
+    const unsigned columns = (static_cast<unsigned>(packs) + blockDim.x - 1) / blockDim.x, row = blockIdx.x / columns;
+    return fm_place{ static_cast<int64_t>(row) * blockDim.y + threadIdx.y,
+                     static_cast<int64_t>(blockIdx.x - row * columns) * blockDim.x + threadIdx.x };
 }
 
 /* ---- element types ---- */

@@ -27,9 +27,11 @@ template <int LANES> static __device__ __forceinline__ float row_sum(float value
     }
 }
 
+/* Divides in 32 bits (see few_rows). */
 static __device__ __forceinline__ int64_t row_start(int64_t i, const row_shape &s, int64_t ld)
 {
-    return s.heads == 1 ? i * ld : i / s.heads * ld + i % s.heads * s.n;
+    const int64_t r = s.heads == 1 ? i : static_cast<unsigned>(i) / static_cast<unsigned>(s.heads);
+    return r * ld + (i - r * s.heads) * s.n;
 }
 
 template <class T> struct forward_args {
@@ -91,6 +93,7 @@ static __global__ void __launch_bounds__(block_threads<LANES>) forward_kernel(co
 template <class T> struct backward_args {
     T *dx;
     int64_t lddx;
+    bool add;                          /* dx += */
     const T *dy;
     int64_t lddy;
     const T *x;
@@ -100,7 +103,7 @@ template <class T> struct backward_args {
 };
 
 /* With g = w dy and xhat = rstd x: dx = rstd (g - xhat mean(g xhat)). */
-template <class T, int V, int LANES, int PACKS, bool ADD>
+template <class T, int V, int LANES, int PACKS>
 static __global__ void __launch_bounds__(block_threads<LANES>) backward_kernel(const backward_args<T> a, const row_shape s)
 {
     const int64_t i = my_row<LANES>();
@@ -139,15 +142,15 @@ static __global__ void __launch_bounds__(block_threads<LANES>) backward_kernel(c
     for (int p = 0; p < PACKS; p++) {
         const int c = (p * LANES + lane) * V;
         if (c < s.n) {
-            float w[V], old[V];
+            float w[V], old[V] = { 0.0f };
             fm_load(w, a.w + c);
-            if (ADD) {
+            if (a.add) {
                 fm_load(old, out + c);
             }
             FM_UNROLL
             for (int k = 0; k < V; k++) {
                 const float slope = rstd * (w[k] * dy[p].get(k) - x[p].get(k) * rstd * mean);
-                w[k] = ADD ? old[k] + slope : slope;
+                w[k] = old[k] + slope;
             }
             fm_store(out + c, w);
         }
@@ -192,6 +195,12 @@ template <class T> static bool rows_wide(const void *at, int64_t ld, const row_s
     return fm_is_wide<T>(at, ld) && s.n % fm_wide<T> == 0;
 }
 
+/* Rows are tokens times heads. */
+static bool few_rows(const row_shape &s)
+{
+    return s.rows <= UINT32_MAX;
+}
+
 int fm_cuda_rmsnorm(fm_compute *compute, void *y, int64_t ldy, float *rstd, const void *x, int64_t ldx, const void *w,
                     enum fm_dtype dtype, int64_t N, int heads, int64_t n, double eps)
 {
@@ -199,6 +208,7 @@ int fm_cuda_rmsnorm(fm_compute *compute, void *y, int64_t ldy, float *rstd, cons
     if (s.rows == 0 || n == 0) {
         return FM_OK;
     }
+    FM_ASSERT(few_rows(s));
     return fm_with_dtype(dtype, [&](auto zero) {
         using T = decltype(zero);
         const forward_args<T> a = { static_cast<T *>(y), ldy, rstd, static_cast<const T *>(x), ldx, static_cast<const T *>(w),
@@ -219,15 +229,16 @@ int fm_cuda_rmsnorm_backward(fm_compute *compute, void *dx, int64_t lddx, bool a
     if (s.rows == 0 || n == 0) {
         return FM_OK;
     }
+    FM_ASSERT(few_rows(s));
     return fm_with_dtype(dtype, [&](auto zero) {
         using T = decltype(zero);
-        const backward_args<T> a = { static_cast<T *>(dx), lddx, static_cast<const T *>(dy), lddy, static_cast<const T *>(x), ldx,
+        const backward_args<T> a = { static_cast<T *>(dx), lddx, add, static_cast<const T *>(dy), lddy, static_cast<const T *>(x), ldx,
                                      static_cast<const T *>(w), rstd };
         const bool wide = rows_wide<T>(dx, lddx, s) && rows_wide<T>(dy, lddy, s) && rows_wide<T>(x, ldx, s) && fm_is_wide<T>(w, 0);
         return with_threads<T>(n, wide, [&](auto V, auto LANES, auto PACKS) {
             constexpr int v = decltype(V)::value, lanes = decltype(LANES)::value, packs = decltype(PACKS)::value;
-            const auto kernel = add ? backward_kernel<T, v, lanes, packs, true> : backward_kernel<T, v, lanes, packs, false>;
-            return fm_launch("rmsnorm backward", kernel, row_blocks<lanes>(s.rows), block_threads<lanes>, 0, fm_stream(compute), a, s);
+            return fm_launch("rmsnorm backward", backward_kernel<T, v, lanes, packs>, row_blocks<lanes>(s.rows), block_threads<lanes>, 0,
+                             fm_stream(compute), a, s);
         });
     });
 }

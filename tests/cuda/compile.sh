@@ -1,0 +1,25 @@
+#!/bin/sh
+# Kernels for a GPU: each compiles without a warning and without spilling registers to memory. Whether their form on the host was built.
+. "$srcdir/tests/lib.sh"
+: "${FM_NVCC=}" "${FM_CXX17:?}"
+
+# compiles FILE: for sm_90, with all that nvcc, the host's compiler and ptxas have to say as errors.
+compiles()
+{
+    "$FM_NVCC" -O3 -std=c++17 -arch=sm_90 -Werror all-warnings -Xptxas -warn-spills -Xptxas -Werror \
+        -Xcompiler -Wall,-Wextra,-Wno-unused-parameter -I"$source_dir/include" -I"$source_dir/src" -c "$1" -o "$scratch/kernel.o"
+}
+
+if [ "$FM_CXX17" = yes ]; then
+    tap_ok "kernels on the host are tested by programs of their own"
+else
+    tap_skip "kernels on the host" "there is no C++17 compiler"
+fi
+for file in $(sed -n 's/.*"\(ops\/.*_cuda.cu\)".*/\1/p' "$source_dir"/tests/cuda/kernels/*_cuda.cpp); do
+    if [ -n "$FM_NVCC" ]; then
+        tap_check "$file compiles for a GPU, without spills" compiles "$source_dir/src/$file"
+    else
+        tap_skip "$file compiles for a GPU" "there is no nvcc"
+    fi
+done
+tap_done
