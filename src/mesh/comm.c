@@ -101,6 +101,16 @@ int fm_comm_begin_receive(fm_comm *comm, fm_request *request, void *data, int64_
     return comm->backend->receive(comm, request, data, n, dtype, from, tag);
 }
 
+int fm_comm_group_begin(fm_comm *comm)
+{
+    return comm == NULL || comm->backend->group_begin == NULL ? FM_OK : comm->backend->group_begin(comm);
+}
+
+int fm_comm_group_end(fm_comm *comm)
+{
+    return comm == NULL || comm->backend->group_end == NULL ? FM_OK : comm->backend->group_end(comm);
+}
+
 int fm_comm_wait(fm_request *request)
 {
     if (request->handle[0] == NULL) {

@@ -67,11 +67,34 @@ int fm_comm_begin_reduce_scatter(fm_comm *comm, fm_request *request, void *out, 
 int fm_comm_begin_broadcast(fm_comm *comm, fm_request *request, void *data, int64_t count, enum fm_dtype dtype, int root);
 int fm_comm_begin_reduce(fm_comm *comm, fm_request *request, void *out, const void *in, int64_t count, enum fm_dtype dtype, int root);
 
-/* Point to point; matched in order per (peer, tag). */
+/* Which way a message goes in a pipeline; other messages are FORWARD. */
+enum fm_lane { FM_LANE_FORWARD, FM_LANE_BACKWARD, FM_LANES };
+
+/* The tag of message `number`, 0 to FM_TAG_NUMBERS - 1, of a lane. Local. */
+enum { FM_TAG_NUMBERS = 16384 };
+static inline int fm_tag(enum fm_lane lane, int number)
+{
+    return number * FM_LANES + (int)lane;
+}
+
+static inline enum fm_lane fm_tag_lane(int tag)
+{
+    return (enum fm_lane)(tag % FM_LANES);
+}
+
+/* Point to point; matched in order per (peer, tag). Both ends must issue the messages of one sender, receiver and lane in the same
+ * order: a backend may have but one queue for them. Only in a group (fm_comm_group_begin) may a rank's own receive and send wait
+ * for another rank's send and receive. */
 int fm_comm_begin_send(fm_comm *comm, fm_request *request, const void *data, int64_t count, enum fm_dtype dtype, int to, int tag);
 int fm_comm_begin_receive(fm_comm *comm, fm_request *request, void *data, int64_t count, enum fm_dtype dtype, int from, int tag);
 
-/* Completes the request and zeroes it. Local. */
+/* Operations between the two start together at the end: none of them waits for another one's turn. They may be waited for after the
+ * end. Groups do not nest. Local; NULL is allowed. */
+int fm_comm_group_begin(fm_comm *comm);
+int fm_comm_group_end(fm_comm *comm);
+
+/* Completes the request and zeroes it. What is queued on the communicator's device after this comes after the operation; the host
+ * itself waits only for communicators of host memory. Local. */
 int fm_comm_wait(fm_request *request);
 
 /* Lets pending operations move; cheap. Local. */
@@ -117,15 +140,16 @@ const char *fm_group_name(enum fm_group which);
 /* A group's communicator for numbers of the host. Local. */
 fm_comm *fm_groups_get(const fm_groups *groups, enum fm_group which);
 
-/* A group's communicator for arrays in the device's memory; the host's own where fm_groups_open_device was not called. Local. */
+/* A group's communicator for arrays in the device's memory: of every group but dp_shard, world and loss. The host's own where
+ * fm_groups_open_device was not called. Local. */
 fm_comm *fm_groups_device(const fm_groups *groups, enum fm_group which);
 
 /* Makes one group's communicator for arrays in a device's memory: of the ranks that give one color (below 0: none), ordered by key.
  * `host` is the same group for the host's numbers. NULL for fewer than two members. Collective on the world. */
 typedef int fm_comm_make_fn(fm_comm **out, void *context, fm_comm *host, enum fm_group which, int color, int key);
 
-/* Makes every group but the world a second time, for arrays in a device's memory. Collective on the world. On failure some are made:
- * fm_groups_destroy closes them. */
+/* Makes the groups that exchange arrays (fm_groups_device) a second time, for a device's memory. Collective on the world. On failure
+ * some are made: fm_groups_destroy closes them. */
 int fm_groups_open_device(fm_groups *groups, fm_comm_make_fn *make, void *context);
 const fm_mesh_shape *fm_groups_mesh(const fm_groups *groups);
 fm_coord fm_groups_coord(const fm_groups *groups);

@@ -15,6 +15,8 @@ typedef struct {
     int (*reduce)(fm_comm *comm, fm_request *request, void *out, const void *in, int64_t count, enum fm_dtype dtype, int root);
     int (*send)(fm_comm *comm, fm_request *request, const void *data, int64_t count, enum fm_dtype dtype, int to, int tag);
     int (*receive)(fm_comm *comm, fm_request *request, void *data, int64_t count, enum fm_dtype dtype, int from, int tag);
+    int (*group_begin)(fm_comm *comm); /* NULL, and group_end too: operations never wait for each other's turn */
+    int (*group_end)(fm_comm *comm);
     int (*wait)(fm_request *request);
     void (*progress)(fm_comm *comm);
     void (*close)(fm_comm *comm);      /* releases what open made */

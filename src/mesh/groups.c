@@ -30,6 +30,12 @@ static const unsigned varies[FM_GROUPS] = {
     [FM_GROUP_KV_REPLICAS] = 1u << FM_TP,
 };
 
+/* The groups whose ranks exchange arrays of the device; over the others only numbers of the host go. */
+static const bool carries_arrays[FM_GROUPS] = {
+    [FM_GROUP_PP] = true, [FM_GROUP_DP_REPLICATE] = true, [FM_GROUP_CP] = true, [FM_GROUP_TP] = true, [FM_GROUP_FSDP] = true,
+    [FM_GROUP_ENDS] = true, [FM_GROUP_KV_REPLICAS] = true,
+};
+
 /* Rank of the lowest member of the coordinate's group: its color. */
 static int color_of(const fm_mesh_shape *shape, const fm_coord *coord, enum fm_group group, const int *kv_run)
 {
@@ -86,7 +92,7 @@ int fm_groups_open_device(fm_groups *groups, fm_comm_make_fn *make, void *contex
     fm_comm *const world = groups->members[FM_GROUP_WORLD];
     groups->has_device = true;
     for (int g = 0; g < FM_GROUPS && world != NULL; g++) {
-        if (g != FM_GROUP_WORLD) {
+        if (carries_arrays[g]) {
             FM_TRY(make(&groups->device_members[g], context, groups->members[g], (enum fm_group)g, groups->colors[g], world->rank));
         }
     }
@@ -117,7 +123,7 @@ fm_comm *fm_groups_get(const fm_groups *groups, enum fm_group which)
 
 fm_comm *fm_groups_device(const fm_groups *groups, enum fm_group which)
 {
-    return groups->has_device ? groups->device_members[which] : groups->members[which];
+    return groups->has_device && carries_arrays[which] ? groups->device_members[which] : groups->members[which];
 }
 
 const fm_mesh_shape *fm_groups_mesh(const fm_groups *groups)

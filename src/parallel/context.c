@@ -5,7 +5,7 @@
 /* The two chunks of a rank: LOWER r, which travels to the next rank, and UPPER 2P-1-r, which travels to the rank before. */
 enum { LOWER, UPPER, LANES };
 
-/* Queries of one call in a ring step: between calls, pending transfers move. */
+/* Queries of one call in a ring step on the host: between calls, pending transfers move. */
 enum { SEGMENT = 1024 };
 
 enum { TAG_KEYS, TAG_GRADIENTS = TAG_KEYS + LANES, TAG_HOME = TAG_GRADIENTS + LANES };
@@ -306,8 +306,14 @@ static int unpack(const call *c, void *dk, void *dv)
     return FM_OK;
 }
 
-/* Sends the step's keys on and receives those of the next step. requests [2 LANES]. */
-static int begin_keys(const call *c, fm_request *requests, int step)
+/* Sends and receives of all ranks that belong together: no rank waits for the turn of one of them. */
+static int end_group(const call *c, int rc)
+{
+    const int ended = fm_comm_group_end(c->context->comm);
+    return rc < 0 ? rc : ended;
+}
+
+static int post_keys(const call *c, fm_request *requests, int step)
 {
     const int64_t n = chunk_elements(c);
     for (int lane = 0; lane < LANES; lane++) {
@@ -321,6 +327,13 @@ static int begin_keys(const call *c, fm_request *requests, int step)
         }
     }
     return FM_OK;
+}
+
+/* Sends the step's keys on and receives those of the next step. requests [2 LANES]. */
+static int begin_keys(const call *c, fm_request *requests, int step)
+{
+    FM_TRY(fm_comm_group_begin(c->context->comm));
+    return end_group(c, post_keys(c, requests, step));
 }
 
 static int wait_all(fm_request *requests, int n)
@@ -364,10 +377,10 @@ static int compute_segment(const call *c, const operands *with, int lane, int st
 /* The same for the queries of chunks [from, to] of this rank's two (0 and 1), with progress of the transfers between. */
 static int compute_chunks(const call *c, const operands *with, int lane, int step, int from, int to, bool merge)
 {
-    const int64_t end = (to + 1) * c->chunk;
+    const int64_t end = (to + 1) * c->chunk, segment = c->context->device->table->is_host ? SEGMENT : end;
     for (int b = 0; b < c->args->B; b++) {
-        for (int64_t first = from * c->chunk; first < end; first += SEGMENT) {
-            FM_TRY(compute_segment(c, with, lane, step, b, first, end - first < SEGMENT ? end - first : SEGMENT, merge));
+        for (int64_t first = from * c->chunk; first < end; first += segment) {
+            FM_TRY(compute_segment(c, with, lane, step, b, first, end - first < segment ? end - first : segment, merge));
             fm_comm_progress(c->context->comm);
         }
     }
@@ -417,46 +430,51 @@ static int begin_gradients(const call *c, gradient_requests *requests, int step)
 {
     const int64_t n = chunk_elements(c);
     for (int lane = 0; lane < LANES; lane++) {
-        const int far = hops(c, lane, c->context->rank);
-        if (step == 0 && far > 0) {
-            FM_TRY(fm_comm_begin_receive(c->context->comm, &requests->home[lane], c->at.home[lane], n, FM_F32,
-                                         neighbour(c, lane, far), TAG_HOME + lane));
-        }
-        if (step > 0 && holds(c, lane, step)) {
-            FM_TRY(fm_comm_begin_receive(c->context->comm, &requests->arriving[lane], c->at.arriving[lane], n, FM_F32,
-                                         neighbour(c, lane, -1), TAG_GRADIENTS + lane));
-        }
         FM_TRY(fm_comm_wait(&requests->sent[lane][step % 2]));
         FM_TRY(fm_device_zero(c->context->device, c->at.partial[lane][step % 2], (size_t)n * sizeof(float)));
     }
     return FM_OK;
 }
 
-/* Adds what arrived to the step's own part and sends the sum on, or home from the last rank of the chunk's way. */
+/* Sends a lane's sum on, or home from the last rank of the chunk's way; receives what the rank before has sent at the end of the same
+ * step, and this rank's own in the step in which it comes home. Of one lane no rank gets two messages of another in a step. */
+static int post_gradients(const call *c, gradient_requests *requests, int lane, int step)
+{
+    const int64_t n = chunk_elements(c);
+    const int far = hops(c, lane, c->context->rank);
+    const bool on = hands_on(c, lane, step);
+    if (holds(c, lane, step) && (on || step > 0)) {
+        FM_TRY(fm_comm_begin_send(c->context->comm, &requests->sent[lane][step % 2], c->at.partial[lane][step % 2], n, FM_F32,
+                                  neighbour(c, lane, on ? 1 : -step), (on ? TAG_GRADIENTS : TAG_HOME) + lane));
+    }
+    if (holds(c, lane, step + 1)) {
+        FM_TRY(fm_comm_begin_receive(c->context->comm, &requests->arriving[lane], c->at.arriving[lane], n, FM_F32,
+                                     neighbour(c, lane, -1), TAG_GRADIENTS + lane));
+    }
+    if (far > 0 && step == far) {
+        FM_TRY(fm_comm_begin_receive(c->context->comm, &requests->home[lane], c->at.home[lane], n, FM_F32, neighbour(c, lane, far),
+                                     TAG_HOME + lane));
+    }
+    return FM_OK;
+}
+
+/* Adds what arrived to the step's own part, and exchanges the sums. */
 static int end_gradients(const call *c, gradient_requests *requests, int step)
 {
     const int64_t n = chunk_elements(c);
     fm_device *const device = c->context->device;
     for (int lane = 0; lane < LANES; lane++) {
         float *const sum = c->at.partial[lane][step % 2];
-        if (!holds(c, lane, step)) {
-            continue;
-        }
-        if (step > 0) {
+        if (holds(c, lane, step) && step > 0) {
             FM_TRY(fm_comm_wait(&requests->arriving[lane]));
             FM_TRY(device->table->add_f32(device, sum, c->at.arriving[lane], n));
-        }
-        if (hands_on(c, lane, step)) {
-            FM_TRY(fm_comm_begin_send(c->context->comm, &requests->sent[lane][step % 2], sum, n, FM_F32, neighbour(c, lane, 1),
-                                      TAG_GRADIENTS + lane));
-        } else if (step > 0) {
-            FM_TRY(fm_comm_begin_send(c->context->comm, &requests->sent[lane][step % 2], sum, n, FM_F32,
-                                      neighbour(c, lane, -step), TAG_HOME + lane));
-        } else {
+        } else if (step == 0 && !hands_on(c, lane, 0)) {
             FM_TRY(fm_device_copy(device, c->at.home[lane], sum, (size_t)n * sizeof(float)));
         }
     }
-    return FM_OK;
+    FM_TRY(fm_comm_group_begin(c->context->comm));
+    const int rc = post_gradients(c, requests, LOWER, step);
+    return end_group(c, rc < 0 ? rc : post_gradients(c, requests, UPPER, step));
 }
 
 static int ring_backward(const call *c, void *dq, void *dk, void *dv, const operands *with, const void *k, const void *v)

@@ -210,14 +210,16 @@ static int start_gather(fm_fsdp *fsdp, weight_slot *slot, int u, int chunk)
         return fm_comm_begin_broadcast(fsdp->group, &slot->requests[0], slot->data, count * t->columns, fsdp->dtype, chunk);
     }
     FM_ASSERT(unit->n_tensors <= MAX_TENSORS);
-    for (int i = 0; i < unit->n_tensors; i++) {
+    FM_TRY(fm_comm_group_begin(fsdp->group));
+    int rc = FM_OK;
+    for (int i = 0; i < unit->n_tensors && rc == FM_OK; i++) {
         const fm_fsdp_tensor *const t = &unit->tensors[i];
-        FM_TRY(fm_comm_begin_all_gather(fsdp->group, &slot->requests[i], (char *)slot->data + (size_t)t->gathered_at * size,
-                                        (const char *)unit->weight + (size_t)t->shard_at * size, t->chunk_rows * t->columns,
-                                        fsdp->dtype));
-        slot->n_requests = i + 1;
+        rc = fm_comm_begin_all_gather(fsdp->group, &slot->requests[i], (char *)slot->data + (size_t)t->gathered_at * size,
+                                      (const char *)unit->weight + (size_t)t->shard_at * size, t->chunk_rows * t->columns, fsdp->dtype);
+        slot->n_requests += rc == FM_OK;
     }
-    return FM_OK;
+    const int ended = fm_comm_group_end(fsdp->group);
+    return rc < 0 ? rc : ended;
 }
 
 static int prefetch(fm_fsdp *fsdp, int u, int chunk)
@@ -349,15 +351,18 @@ int fm_fsdp_gradient_end(fm_fsdp *fsdp, int u)
     }
     gradient_slot *const slot = find_gradient(fsdp, u, -1);
     FM_TRY(narrow(fsdp, slot, unit->gathered_elements));
-    for (int i = 0; i < unit->n_tensors; i++) {
+    FM_TRY(fm_comm_group_begin(fsdp->group));
+    int rc = FM_OK;
+    for (int i = 0; i < unit->n_tensors && rc == FM_OK; i++) {
         const fm_fsdp_tensor *const t = &unit->tensors[i];
         const int64_t size = (int64_t)fm_dtype_bytes(fsdp->reduce_dtype);
-        FM_TRY(fm_comm_begin_reduce_scatter(fsdp->group, &slot->requests[i], (char *)slot->received + t->shard_at * size,
-                                            (const char *)slot->sent + t->gathered_at * size, t->chunk_rows * t->columns,
-                                            fsdp->reduce_dtype));
-        slot->n_requests = i + 1;
+        rc = fm_comm_begin_reduce_scatter(fsdp->group, &slot->requests[i], (char *)slot->received + t->shard_at * size,
+                                          (const char *)slot->sent + t->gathered_at * size, t->chunk_rows * t->columns,
+                                          fsdp->reduce_dtype);
+        slot->n_requests += rc == FM_OK;
     }
-    return FM_OK;
+    const int ended = fm_comm_group_end(fsdp->group);
+    return rc < 0 ? rc : ended;
 }
 
 int fm_fsdp_gradient_finish(fm_fsdp *fsdp)

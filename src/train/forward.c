@@ -75,12 +75,14 @@ static int run_chunk(fm_forward *f, fm_model *m, const fm_microbatch *batch, int
     FM_TRY(fm_model_begin(m, slot, &chunk, batch));
     const int64_t n = fm_model_boundary_rows(m, slot) * m->config.C;
     if (!chunk.has_embedding) {
-        FM_TRY(fm_comm_begin_receive(pp, &request, slot->blocks[0].x, n, m->setup.dtype, (at + stages - 1) % stages, c));
+        FM_TRY(fm_comm_begin_receive(pp, &request, slot->blocks[0].x, n, m->setup.dtype, (at + stages - 1) % stages,
+                                     fm_tag(FM_LANE_FORWARD, c)));
         FM_TRY(fm_comm_wait(&request));
     }
     FM_TRY(fm_stage_forward(m, &chunk, slot, 0.0f));
     if (!has_head) {
-        FM_TRY(fm_comm_begin_send(pp, &request, slot->out, n, m->setup.dtype, (at + 1) % stages, at + 1 < stages ? c : c + 1));
+        FM_TRY(fm_comm_begin_send(pp, &request, slot->out, n, m->setup.dtype, (at + 1) % stages,
+                                  fm_tag(FM_LANE_FORWARD, at + 1 < stages ? c : c + 1)));
         return fm_comm_wait(&request);
     }
     f->logits = fm_alloc_array(f->B * f->T * f->words, sizeof *f->logits, FM_MEMORY_HOST);

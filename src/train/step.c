@@ -90,20 +90,21 @@ static flight *find_flight(run_state *run, int microbatch, int chunk)
     return NULL;
 }
 
-/* Neighbours in the pipeline: virtual stage s = chunk * ranks + rank. A message is tagged by the stage that gets it. */
+/* Neighbours in the pipeline: virtual stage s = chunk * ranks + rank. A message is numbered by the stage that gets it. */
 typedef struct {
     int peer, tag;                     /* peer -1: there is none */
 } link;
 
-static link link_to(const fm_pass *pass, int chunk, int microbatch, int step, int receiver_offset)
+static link link_to(const fm_pass *pass, int chunk, int microbatch, enum fm_lane lane, bool sends)
 {
     const fm_pipeline *const p = pass->pipeline;
-    const int rank = pass->model->coord.at[FM_PP], stage = chunk * p->ranks + rank, other = stage + step;
-    if (other < 0 || other >= p->ranks * p->chunks) {
+    const int stages = p->ranks * p->chunks, stage = chunk * p->ranks + pass->model->coord.at[FM_PP];
+    const int other = stage + ((lane == FM_LANE_FORWARD) == sends ? 1 : -1);
+    if (other < 0 || other >= stages) {
         return (link){ -1, 0 };
     }
-    const int receiver = stage + receiver_offset, stages = p->ranks * p->chunks;
-    return (link){ other % p->ranks, (microbatch * stages + receiver) % 16384 * 2 + (step * (receiver_offset == 0 ? -1 : 1) > 0) };
+    const int receiver = sends ? other : stage;
+    return (link){ other % p->ranks, fm_tag(lane, (microbatch * stages + receiver) % FM_TAG_NUMBERS) };
 }
 
 static int send(run_state *run, fm_request *request, const void *data, const fm_slot *slot, link to)
@@ -168,10 +169,10 @@ static int run_forward(run_state *run, int microbatch, int c)
     FM_TRY(take_flight(run, &f));
     fm_slot *const slot = &m->slots[f - run->flights];
     FM_TRY(begin_microbatch(run, slot, chunk, microbatch));
-    FM_TRY(receive(run, slot->blocks[0].x, slot, link_to(pass, c, microbatch, -1, 0)));
+    FM_TRY(receive(run, slot->blocks[0].x, slot, link_to(pass, c, microbatch, FM_LANE_FORWARD, false)));
     FM_TRY(fm_stage_forward(m, chunk, slot, run->scale));
     *f = (flight){ .microbatch = microbatch, .chunk = c, .parts_left = 2 };
-    FM_TRY(send(run, &f->forward_sent, slot->out, slot, link_to(pass, c, microbatch, 1, 1)));
+    FM_TRY(send(run, &f->forward_sent, slot->out, slot, link_to(pass, c, microbatch, FM_LANE_FORWARD, true)));
     if (!run->with_gradients) {
         free_flight(run, f);
     }
@@ -186,9 +187,9 @@ static int run_backward(run_state *run, int microbatch, int c, bool input, bool 
     flight *const f = find_flight(run, microbatch, c);
     fm_slot *const slot = &m->slots[f - run->flights];
     if (input) {
-        FM_TRY(receive(run, slot->dx[chunk->n_layers], slot, link_to(pass, c, microbatch, 1, 0)));
+        FM_TRY(receive(run, slot->dx[chunk->n_layers], slot, link_to(pass, c, microbatch, FM_LANE_BACKWARD, false)));
         FM_TRY(fm_stage_backward_input(m, chunk, slot, weight));
-        FM_TRY(send(run, &f->backward_sent, slot->dx[0], slot, link_to(pass, c, microbatch, -1, -1)));
+        FM_TRY(send(run, &f->backward_sent, slot->dx[0], slot, link_to(pass, c, microbatch, FM_LANE_BACKWARD, true)));
     } else {
         FM_TRY(fm_stage_backward_weight(m, chunk, slot));
     }

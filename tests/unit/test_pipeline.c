@@ -257,6 +257,52 @@ static void no_rank_waits_for_ever_when_messages_are_large(void **state)
     for_all_tables(check_both_rendezvous);
 }
 
+/* ---- lanes: all messages of a direction from one rank to its neighbour go through one queue (mesh/comm.h) ---- */
+
+enum { MAX_MESSAGES = MAX_CHUNKS * MAX_MICROBATCHES };
+
+typedef struct {
+    int n;
+    int stage[MAX_MESSAGES], microbatch[MAX_MESSAGES];         /* the stage that receives */
+} message_list;
+
+/* The messages that a rank sends, or receives, in the forward direction or the backward one, in the order of its rows. */
+static void list_messages(message_list *list, const fm_pipeline *p, int rank, bool forward, bool sends)
+{
+    const int stages = p->ranks * p->chunks, step = forward == sends ? 1 : -1;
+    list->n = 0;
+    for (int i = p->first[rank]; i < p->first[rank + 1]; i++) {
+        const fm_pipeline_row *const row = &p->rows[i];
+        const int stage = row->chunk * p->ranks + rank, other = stage + step;
+        const bool counts = forward ? row->action == FM_ACTION_FORWARD
+                                    : row->action == FM_ACTION_BACKWARD || row->action == FM_ACTION_BACKWARD_INPUT;
+        if (counts && other >= 0 && other < stages) {
+            list->stage[list->n] = sends ? other : stage;
+            list->microbatch[list->n++] = row->microbatch;
+        }
+    }
+}
+
+static void check_lanes(const fm_pipeline *p)
+{
+    static message_list sent, received;
+    for (int rank = 0; rank < p->ranks && p->ranks > 1; rank++) {
+        for (int forward = 0; forward < 2; forward++) {
+            const int to = (rank + (forward ? 1 : p->ranks - 1)) % p->ranks;
+            list_messages(&sent, p, rank, forward != 0, true);
+            list_messages(&received, p, to, forward != 0, false);
+            assert_int_equal(sent.n, received.n);
+            assert_memory_equal(sent.stage, received.stage, (size_t)sent.n * sizeof sent.stage[0]);
+            assert_memory_equal(sent.microbatch, received.microbatch, (size_t)sent.n * sizeof sent.microbatch[0]);
+        }
+    }
+}
+
+static void both_ends_of_a_lane_have_one_order(void **state)
+{
+    for_all_tables(check_lanes);
+}
+
 static int least(int a, int b)
 {
     return a < b ? a : b;
@@ -530,6 +576,7 @@ int main(void)
         cmocka_unit_test(every_table_is_proved),
         cmocka_unit_test(every_table_runs),
         cmocka_unit_test(no_rank_waits_for_ever_when_messages_are_large),
+        cmocka_unit_test(both_ends_of_a_lane_have_one_order),
         cmocka_unit_test(peaks_and_bubbles_are_those_of_the_formulas),
         cmocka_unit_test(one_rank_goes_forward_and_backward_in_turn),
         cmocka_unit_test(chunks_that_a_schedule_cannot_have_are_refused),
