@@ -8,6 +8,10 @@ cuda_module_c = \
 	src/ops/gemm_cuda.c src/ops/gemm_cuda.h \
 	src/tensor/cuda.h \
 	src/tensor/device_cuda.c src/tensor/device_cuda.h
+# where NCCL's header is
+cuda_module_nccl = \
+	src/mesh/comm_nccl.c \
+	src/mesh/nccl_library.c src/mesh/nccl_library.h
 cuda_module_cu = \
 	src/ops/columns_cuda.cu \
 	src/ops/elementwise_cuda.cu \
@@ -16,5 +20,5 @@ cuda_module_cu = \
 	src/ops/norm_cuda.cu \
 	src/ops/optimizer_cuda.cu \
 	src/ops/rope_cuda.cu
-EXTRA_DIST += $(cuda_module_c) $(cuda_module_cu)
+EXTRA_DIST += $(cuda_module_c) $(cuda_module_nccl) $(cuda_module_cu)
 

@@ -62,6 +62,12 @@ mesh_programs = \
 tests_mesh_test_traffic_SOURCES = tests/mesh/test_traffic.c tests/mesh/trial.c tests/mesh/trial.h
 tests_mesh_test_ckpt_SOURCES = tests/mesh/test_ckpt.c tests/unit/ckpt_model.c tests/unit/ckpt_model.h
 check_PROGRAMS += $(mesh_programs)
+# the files of the CUDA module that need no kernels, over the doubles
+mesh_programs += tests/mesh/test_nccl
+tests_mesh_test_nccl_SOURCES = tests/mesh/test_nccl.c src/mesh/comm_nccl.c src/mesh/nccl_library.c src/mesh/nccl_library.h \
+	src/tensor/device_cuda.c
+tests_mesh_test_nccl_CPPFLAGS = $(AM_CPPFLAGS) $(double_cppflags)
+tests_mesh_test_nccl_LDADD = $(double_ldadd)
 tests_mesh_mesh_model_SOURCES = tests/mesh/mesh_model.c tests/mesh/check_alone.c tests/mesh/check_reference.c tests/mesh/checks.h \
 	tests/mesh/mesh_run.c tests/mesh/mesh_run.h tests/mesh/reference.c tests/mesh/reference.h tests/mesh/trial.c tests/mesh/trial.h
 dist_check_DATA += tests/mesh/README.md tests/mesh/mesh_model.ini tests/mesh/testlist.all tests/mesh/models/wide/config.json

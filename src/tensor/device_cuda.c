@@ -238,7 +238,9 @@ static int cuda_copy_out(fm_device *device, void *host, const void *from, size_t
         FM_TRY(wait_event(cuda, s->done[p % HALVES], "a copy from the GPU, or what was queued before it,"));
         memcpy((char *)host + at, s->half[p % HALVES], size_bytes - at < HALF_BYTES ? size_bytes - at : HALF_BYTES);
     }
-    s->used_bytes = 0;                 /* all that was queued is done, copies to the GPU too */
+    if (parts > 0) {
+        s->used_bytes = 0;             /* all that was queued is done, copies to the GPU too */
+    }
     return FM_OK;
 }
 

@@ -275,6 +275,17 @@ bool queue_query_event(cudaEvent_t event)
     return try(&g);
 }
 
+void queue_progress(void)
+{
+    lock_queues();
+    memory_open();
+    run_others(NULL, true);
+    if (queues.n_polls == 0) {
+        memory_close();
+    }
+    unlock_queues();
+}
+
 /* ---- queueing ---- */
 
 static cudaError_t put(cudaStream_t stream, const operation *what)

@@ -24,6 +24,9 @@ void queue_finish_all(void);
 bool queue_query_stream(cudaStream_t stream);
 bool queue_query_event(cudaEvent_t event);
 
+/* Runs something of every queue that can be run. */
+void queue_progress(void);
+
 /* False where one of the two has not come to pass, or is not timed. */
 bool queue_elapsed_ms(float *out, cudaEvent_t from, cudaEvent_t to);
 

@@ -11,12 +11,14 @@ static inline long setting(const char *name, long otherwise)
     return text == NULL || *text == '\0' ? otherwise : strtol(text, NULL, 10);
 }
 
-/* CODE where this is the N-th call of `call` and VARIABLE is CALL@N=CODE; else 0. */
+/* CODE where this is the N-th call of `call` and VARIABLE is CALL@N=CODE; else 0. With FM_DOUBLE_RANK only on that rank of a launcher
+ * that says PMI_RANK. */
 static inline int setting_failure(const char *variable, const char *call, long *n_calls)
 {
     const char *const text = getenv(variable);
     const size_t length = strlen(call);
-    if (text == NULL || strncmp(text, call, length) != 0 || text[length] != '@') {
+    const long only = setting("FM_DOUBLE_RANK", -1);
+    if (text == NULL || strncmp(text, call, length) != 0 || text[length] != '@' || (only >= 0 && only != setting("PMI_RANK", 0))) {
         return 0;
     }
     char *end;
