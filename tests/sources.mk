@@ -58,13 +58,16 @@ mesh_programs = \
 	tests/mesh/test_context \
 	tests/mesh/test_hf_model \
 	tests/mesh/test_launch \
+	tests/mesh/test_staged \
 	tests/mesh/test_traffic
+tests_mesh_test_staged_SOURCES = tests/mesh/test_staged.c tests/mesh/comm_trials.c tests/mesh/comm_trials.h
 tests_mesh_test_traffic_SOURCES = tests/mesh/test_traffic.c tests/mesh/trial.c tests/mesh/trial.h
 tests_mesh_test_ckpt_SOURCES = tests/mesh/test_ckpt.c tests/unit/ckpt_model.c tests/unit/ckpt_model.h
 check_PROGRAMS += $(mesh_programs)
 # the files of the CUDA module that need no kernels, over the doubles
 mesh_programs += tests/mesh/test_nccl
-tests_mesh_test_nccl_SOURCES = tests/mesh/test_nccl.c src/mesh/comm_nccl.c src/mesh/nccl_library.c src/mesh/nccl_library.h \
+tests_mesh_test_nccl_SOURCES = tests/mesh/test_nccl.c tests/mesh/comm_trials.c tests/mesh/comm_trials.h \
+	src/mesh/comm_nccl.c src/mesh/nccl_library.c src/mesh/nccl_library.h \
 	src/tensor/device_cuda.c
 tests_mesh_test_nccl_CPPFLAGS = $(AM_CPPFLAGS) $(double_cppflags)
 tests_mesh_test_nccl_LDADD = $(double_ldadd)

@@ -41,6 +41,17 @@ static int timed_wait(fm_request *request)
     return finish(comm, comm->plain->wait(request));
 }
 
+static int timed_group_begin(fm_comm *comm)
+{
+    return comm->plain->group_begin == NULL ? FM_OK : comm->plain->group_begin(comm);
+}
+
+static int timed_group_end(fm_comm *comm)
+{
+    fm_stopwatch_begin(comm->stopwatch);
+    return finish(comm, comm->plain->group_end == NULL ? FM_OK : comm->plain->group_end(comm));
+}
+
 static void timed_progress(fm_comm *comm)
 {
     fm_stopwatch_begin(comm->stopwatch);
@@ -58,6 +69,8 @@ static const fm_comm_backend timed_backend = {
 #define FM_TIMED(entry, parameters, arguments) .entry = timed_##entry,
     FM_TIMED_LIST(FM_TIMED)
 #undef FM_TIMED
+    .group_begin = timed_group_begin,
+    .group_end = timed_group_end,
     .wait = timed_wait,
     .progress = timed_progress,
     .close = close_plain,
