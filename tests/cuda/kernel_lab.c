@@ -1,51 +1,5 @@
 #include "kernel_lab.h"
 
-/* device_cuda.c has the one that speaks to a person */
-int fm_cuda_check(cudaError_t error, const char *what)
-{
-    return error == cudaSuccess ? FM_OK : fm_fail(FM_ERR_DEVICE, "%s: launch refused, error %d", what, (int)error);
-}
-
-lab *lab_new(void)
-{
-    lab *const l = calloc(1, sizeof *l);
-    assert_int_equal(fm_device_open_cpu(&l->host, 1), FM_OK);
-    assert_int_equal(fm_compute_new(&l->cpu, l->host, NULL), FM_OK);
-    l->cuda.multiprocessors = 3;
-    l->cuda.capability = 90;
-    l->cuda.shared_bytes = 227 << 10;
-    l->cuda.deterministic = true;
-    l->device = *l->host;
-    l->device.state = &l->cuda;
-    l->gpu.device = &l->device;
-    return l;
-}
-
-void lab_clear(lab *l)
-{
-    while (l->n_blocks > 0) {
-        free(l->blocks[--l->n_blocks]);
-    }
-}
-
-void lab_destroy(lab *l)
-{
-    lab_clear(l);
-    fm_compute_destroy(l->cpu);
-    fm_device_free(&l->device, l->gpu.shared);
-    fm_device_close(l->host);
-    free(l);
-}
-
-void *lab_alloc(lab *l, size_t size_bytes)
-{
-    assert_true(l->n_blocks < COUNT(l->blocks));
-    void *const block = malloc(size_bytes > 0 ? size_bytes : 1);
-    assert_non_null(block);
-    l->blocks[l->n_blocks++] = block;
-    return block;
-}
-
 static numbers numbers_new(lab *l, enum fm_dtype dtype, int64_t n, int offset)
 {
     const size_t bytes = fm_dtype_bytes(dtype);
@@ -119,16 +73,5 @@ void numbers_compare(const char *what, const numbers *got, const numbers *want, 
             fail_msg("%s, %s: element %lld of %lld is %.9g, on the CPU %.9g (off by %.3g, bound %.3g)", what, fm_dtype_name(got->dtype),
                      (long long)i, (long long)got->n, a, b, a - b, bound);
         }
-    }
-}
-
-void in_all_orders(void (*body)(lab *l))
-{
-    static const enum fm_host_order orders[] = { FM_HOST_UP, FM_HOST_DOWN, FM_HOST_SEEDED };
-    for (int i = 0; i < COUNT(orders); i++) {
-        lab *const l = lab_new();
-        fm_host_set_order(orders[i], 20);
-        body(l);
-        lab_destroy(l);
     }
 }

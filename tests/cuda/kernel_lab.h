@@ -1,5 +1,6 @@
-/* What the tests of kernels share: a "GPU" that is the host (cuda_on_host.h), arrays of exactly the size that an operation may touch,
- * and the comparison of what a kernel wrote with what the CPU's operation wrote. Every test runs in three orders of threads. */
+/* What the tests of kernels share: a GPU, arrays of exactly the size that an operation may touch, and the comparison of what a kernel
+ * wrote with what the CPU's operation wrote. The GPU is the host (kernel_lab_host.c, over cuda_on_host.h; every test then runs in three
+ * orders of threads), or a true one behind the CUDA module (kernel_lab_module.c, for tests/gpu). */
 #ifndef TESTS_CUDA_KERNEL_LAB_H
 #define TESTS_CUDA_KERNEL_LAB_H
 
@@ -14,8 +15,7 @@
 
 #include <cmocka.h>
 
-#include "ops/cuda.h"
-#include "tensor/cuda.h"
+#include "ops/compute.h"
 
 #define COUNT(list) ((int)(sizeof(list) / sizeof(list)[0]))
 
@@ -29,33 +29,49 @@ typedef struct {
 } numbers;
 
 typedef struct {
-    fm_compute *cpu, gpu;
-    fm_device *host, device;
-    fm_cuda cuda;
-    void *blocks[4096];
-    int n_blocks;
+    fm_compute *cpu, *gpu;
+    fm_device *host, *device;
+    void *state;                       /* of kernel_lab_host.c or kernel_lab_module.c */
 } lab;
+
+/* At the start of main: 0, or the exit status where there is no GPU (77, with the reason on stderr). */
+int lab_begin(int argc, char **argv);
 
 lab *lab_new(void);
 void lab_destroy(lab *l);
 void lab_clear(lab *l);                /* frees the arrays */
 
-/* Exactly this much memory, behind and before which AddressSanitizer watches. */
+/* Memory that the host and the GPU see. On the host exactly this much, behind and before which AddressSanitizer watches. */
 void *lab_alloc(lab *l, size_t size_bytes);
 
-/* About normal, times `size`, rounded to the dtype; a copy; and int32 made by hand. `offset` elements off a 16-byte boundary. */
+/* Kernels launched so far; 0 where nobody counts. */
+int64_t lab_launches(void);
+
+/* About normal, times `size`, rounded to the dtype; and a copy. `offset` elements off a 16-byte boundary. */
 numbers numbers_random(lab *l, enum fm_dtype dtype, int64_t n, uint64_t seed, double size, int offset);
 numbers numbers_copy(lab *l, const numbers *x, int offset);
 double numbers_get(const numbers *x, int64_t i);
 
-/* got against want: `ulps` units of the dtype, and `terms` roundings of fp32 of numbers as large as the largest. 0, 0: the same bits. */
+/* got against want: `ulps` units of the dtype, and `terms` roundings of fp32 of numbers as large as the largest. 0, 0: the same
+ * bits. */
 void numbers_compare(const char *what, const numbers *got, const numbers *want, double ulps, double terms);
 
-/* Runs the body in the orders up, down and seeded; each begins with an empty lab. */
+/* Runs the body in the orders of threads that there are; each begins with an empty lab. */
 void in_all_orders(void (*body)(lab *l));
 
 /* Calls an operation that must succeed, on the CPU and as kernels. */
 #define CPU(l, op, ...) assert_int_equal((l)->cpu->ops->op((l)->cpu, __VA_ARGS__), FM_OK)
-#define GPU(l, op, ...) assert_int_equal(fm_cuda_##op(&(l)->gpu, __VA_ARGS__), FM_OK)
+#define GPU(l, op, ...) \
+    do { \
+        assert_int_equal((l)->gpu->ops->op((l)->gpu, __VA_ARGS__), FM_OK); \
+        assert_int_equal(fm_device_synchronize((l)->device), FM_OK); \
+    } while (0)
+
+/* The same of an entry of the device's table. */
+#define GPU_DEVICE(l, op, ...) \
+    do { \
+        assert_int_equal((l)->device->table->op((l)->device, __VA_ARGS__), FM_OK); \
+        assert_int_equal(fm_device_synchronize((l)->device), FM_OK); \
+    } while (0)
 
 #endif

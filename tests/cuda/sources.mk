@@ -27,7 +27,7 @@ check_PROGRAMS += $(kernel_tests)
 TESTS += $(kernel_tests)
 endif
 endif
-tests_cuda_libkernels_la_SOURCES = $(kernel_sources) tests/cuda/kernel_lab.c
+tests_cuda_libkernels_la_SOURCES = $(kernel_sources) tests/cuda/kernel_lab.c tests/cuda/kernel_lab_host.c
 tests_cuda_libkernels_la_CPPFLAGS = $(kernel_cppflags)
 tests_cuda_libkernels_la_CFLAGS = $(AM_CFLAGS) $(KERNEL_SANITIZE)
 tests_cuda_libkernels_la_CXXFLAGS = $(kernel_cxxflags)
@@ -44,3 +44,17 @@ tests_cuda_test_rows_LDADD = $(kernel_ldadd)
 tests_cuda_test_words_CPPFLAGS = $(kernel_cppflags)
 tests_cuda_test_words_CFLAGS = $(kernel_cflags)
 tests_cuda_test_words_LDADD = $(kernel_ldadd)
+
+# The same tests for a GPU, given the module's file: see README.md.
+gpu_tests = \
+	tests/cuda/gpu_elementwise \
+	tests/cuda/gpu_rows \
+	tests/cuda/gpu_words
+if HAVE_CMOCKA
+check_PROGRAMS += $(gpu_tests)
+endif
+check_PROGRAMS += tests/cuda/gpu_bandwidth
+gpu_lab = tests/cuda/kernel_lab.c tests/cuda/kernel_lab_module.c
+tests_cuda_gpu_elementwise_SOURCES = tests/cuda/test_elementwise.c $(gpu_lab)
+tests_cuda_gpu_rows_SOURCES = tests/cuda/test_rows.c $(gpu_lab)
+tests_cuda_gpu_words_SOURCES = tests/cuda/test_words.c $(gpu_lab)

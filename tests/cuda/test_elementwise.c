@@ -18,7 +18,7 @@ static void add_body(lab *l)
                     GPU(l, scale, got.data, 0.3f, got.n);
                     numbers_compare("scale", &got, &want, 0.0, 0.0);
                     assert_int_equal(l->host->table->add_f32(l->host, want.data, x.data, want.n), FM_OK);
-                    assert_int_equal(fm_cuda_add_f32(&l->device, got.data, x.data, got.n), FM_OK);
+                    GPU_DEVICE(l, add_f32, got.data, x.data, got.n);
                     numbers_compare("add_f32", &got, &want, 0.0, 0.0);
                 }
                 lab_clear(l);
@@ -92,7 +92,7 @@ static void convert_body(lab *l)
                 const numbers x = numbers_random(l, all[from], lengths[i / 2], 7, 300.0, i % 2);
                 const numbers want = numbers_random(l, all[to], x.n, 8, 1.0, 0), got = numbers_copy(l, &want, 0);
                 assert_int_equal(l->host->table->convert(l->host, want.data, all[to], x.data, all[from], x.n), FM_OK);
-                assert_int_equal(fm_cuda_convert(&l->device, got.data, all[to], x.data, all[from], x.n), FM_OK);
+                GPU_DEVICE(l, convert, got.data, all[to], x.data, all[from], x.n);
                 numbers_compare("conversion", &got, &want, 0.0, 0.0);
                 lab_clear(l);
             }
@@ -111,12 +111,15 @@ static void doubles_are_rounded_once(void **state)
 {
     (void)state;
     lab *const l = lab_new();
-    const double x[] = { 1.0 + 0x1p-8 + 0x1p-40, 1.0 + 0x1p-8 - 0x1p-40, -1.0 - 0x1p-8 - 0x1p-40, 1.0 + 0x1p-8, NAN, INFINITY, 1e300 };
-    uint16_t want[COUNT(x)], got[COUNT(x)];
-    fm_dtype_convert(want, FM_BF16, x, FM_F64, COUNT(x));
+    static const double values[] = { 1.0 + 0x1p-8 + 0x1p-40, 1.0 + 0x1p-8 - 0x1p-40, -1.0 - 0x1p-8 - 0x1p-40, 1.0 + 0x1p-8, INFINITY,
+                                     1e300 };
+    double *const x = lab_alloc(l, sizeof values);
+    uint16_t want[COUNT(values)], *const got = lab_alloc(l, sizeof want);
+    memcpy(x, values, sizeof values);
+    fm_dtype_convert(want, FM_BF16, x, FM_F64, COUNT(values));
     assert_int_equal(want[0], 0x3f81);
     assert_int_equal(want[1], 0x3f80);
-    assert_int_equal(fm_cuda_convert(&l->device, got, FM_BF16, x, FM_F64, COUNT(x)), FM_OK);
+    GPU_DEVICE(l, convert, got, FM_BF16, x, FM_F64, COUNT(values));
     assert_memory_equal(got, want, sizeof want);
     lab_destroy(l);
 }
@@ -133,7 +136,8 @@ static void swiglu_body(lab *l)
         const int64_t N = shapes[i / 3].N, F = shapes[i / 3].F;
         const enum fm_dtype dtype = dtypes[i % 3];
         const double ulps = dtype == FM_F32 ? 8.0 : 1.0;
-        const numbers gu = numbers_random(l, dtype, N * 2 * F, 1, 4.0, shapes[i / 3].offset), da = numbers_random(l, dtype, N * F, 2, 1.0, 0);
+        const numbers gu = numbers_random(l, dtype, N * 2 * F, 1, 4.0, shapes[i / 3].offset);
+        const numbers da = numbers_random(l, dtype, N * F, 2, 1.0, 0);
         const numbers want = numbers_random(l, dtype, N * F, 3, 1.0, 0), got = numbers_copy(l, &want, 0);
         CPU(l, swiglu, want.data, gu.data, dtype, N, F);
         GPU(l, swiglu, got.data, gu.data, dtype, N, F);
@@ -158,23 +162,30 @@ static void swiglu_of_large_gates(void **state)
 {
     (void)state;
     lab *const l = lab_new();
-    enum { F = 12 };
-    const float gates[2 * F] = { -1e5f, -1000.0f, -100.0f, -88.5f, -87.5f, -20.0f, 0.0f, 20.0f, 88.5f, 100.0f, 1000.0f, 1e5f,
-                                 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1 };
-    float a[F], dgu[2 * F];
-    GPU(l, swiglu, a, gates, FM_F32, 1, F);
-    GPU(l, swiglu_backward, dgu, gates + F, gates, FM_F32, 1, F);
+    static const float values[] = { -1e5f, -1000.0f, -100.0f, -88.5f, -87.5f, -20.0f, 0.0f, 20.0f, 88.5f, 100.0f, 1000.0f, 1e5f };
+    enum { F = COUNT(values) };
+    float *const gu = lab_alloc(l, 2 * sizeof values), *const a = lab_alloc(l, sizeof values), *const dgu = lab_alloc(l, 2 * sizeof values);
     for (int i = 0; i < F; i++) {
-        const double s = 1.0 / (1.0 + exp(-(double)gates[i])), want = s * (double)gates[i], slope = s * (1.0 + (double)gates[i] * (1.0 - s));
-        assert_true(fabs((double)a[i] - want) <= 4e-7 * fabs(want) + 1e-30);
-        assert_true(fabs((double)dgu[i] - slope) <= 4e-7 * fabs(slope) + 1e-30);
-        assert_true(fabs((double)dgu[F + i] - want) <= 4e-7 * fabs(want) + 1e-30);
+        gu[i] = values[i];
+        gu[F + i] = 1.0f;
+    }
+    GPU(l, swiglu, a, gu, FM_F32, 1, F);
+    GPU(l, swiglu_backward, dgu, gu + F, gu, FM_F32, 1, F);
+    for (int i = 0; i < F; i++) {
+        const double gate = (double)values[i], s = 1.0 / (1.0 + exp(-gate)), want = s * gate, slope = s * (1.0 + gate * (1.0 - s));
+        assert_true(fabs((double)a[i] - want) <= 5e-7 * fabs(want) + 1e-30);
+        assert_true(fabs((double)dgu[i] - slope) <= 5e-7 * fabs(slope) + 1e-30);
+        assert_true(fabs((double)dgu[F + i] - want) <= 5e-7 * fabs(want) + 1e-30);
     }
     lab_destroy(l);
 }
 
-int main(void)
+int main(int argc, char **argv)
 {
+    const int status = lab_begin(argc, argv);
+    if (status != 0) {
+        return status;
+    }
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(sums),
         cmocka_unit_test(bias),

@@ -63,7 +63,7 @@ static void rows_too_wide_for_the_threads_are_refused(void **state)
     enum { N = 8193 };
     const numbers x = numbers_random(l, FM_BF16, N, 1, 1.0, 0), y = numbers_copy(l, &x, 0), w = numbers_copy(l, &x, 0);
     float rstd;
-    assert_int_equal(fm_cuda_rmsnorm(&l->gpu, y.data, N, &rstd, x.data, N, w.data, FM_BF16, 1, 1, N, 1e-5), FM_ERR_UNSUPPORTED);
+    assert_int_equal(l->gpu->ops->rmsnorm(l->gpu, y.data, N, &rstd, x.data, N, w.data, FM_BF16, 1, 1, N, 1e-5), FM_ERR_UNSUPPORTED);
     lab_destroy(l);
 }
 
@@ -131,8 +131,12 @@ static void rope(void **state)
     in_all_orders(rope_body);
 }
 
-int main(void)
+int main(int argc, char **argv)
 {
+    const int status = lab_begin(argc, argv);
+    if (status != 0) {
+        return status;
+    }
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(rmsnorm),
         cmocka_unit_test(rows_too_wide_for_the_threads_are_refused),

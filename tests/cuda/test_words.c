@@ -145,10 +145,11 @@ static void finish_body(lab *l)
     for (int i = 0; i < N; i++) {
         ((float *)sum.data)[i] = 1.0f + fabsf(((float *)sum.data)[i]);
     }
-    double want = 3.0, got = 3.0;
+    double want = 3.0, *const got = lab_alloc(l, sizeof *got);
+    *got = 3.0;
     CPU(l, cross_entropy_finish, &want, max.data, sum.data, at.data, N);
-    GPU(l, cross_entropy_finish, &got, max.data, sum.data, at.data, N);
-    assert_true(fabs(got - want) <= 1e-12 * fabs(want));
+    GPU(l, cross_entropy_finish, got, max.data, sum.data, at.data, N);
+    assert_true(fabs(*got - want) <= 1e-12 * fabs(want));
 }
 
 static void losses_of_many_rows_are_added(void **state)
@@ -163,15 +164,17 @@ static void masked_words_do_not_count(void **state)
     (void)state;
     lab *const l = lab_new();
     enum { V = 3000 };
-    float *const logits = lab_alloc(l, V * sizeof *logits);
+    float *const logits = lab_alloc(l, V * sizeof *logits), *const max = lab_alloc(l, sizeof *max);
+    float *const sums = lab_alloc(l, 2 * sizeof *sums);
+    int32_t *const label = lab_alloc(l, sizeof *label);
     for (int i = 0; i < V; i++) {
         logits[i] = i < 2100 ? -INFINITY : 1.0f;
     }
-    const int32_t label = 2500;
-    float max = -INFINITY, sum = 0.0f, at = 0.0f;
-    GPU(l, cross_entropy_chunk, &max, &sum, &at, logits, &label, 0, 1, 1000);
-    GPU(l, cross_entropy_chunk, &max, &sum, &at, logits + 1000, &label, 1000, 1, 2000);
-    assert_true(max == 1.0f && sum == 900.0f && at == 1.0f);
+    *label = 2500;
+    GPU(l, cross_entropy_begin, max, sums, 1);
+    GPU(l, cross_entropy_chunk, max, sums, sums + 1, logits, label, 0, 1, 1000);
+    GPU(l, cross_entropy_chunk, max, sums, sums + 1, logits + 1000, label, 1000, 1, 2000);
+    assert_true(*max == 1.0f && sums[0] == 900.0f && sums[1] == 1.0f);
     lab_destroy(l);
 }
 
@@ -229,9 +232,9 @@ static void check_adamw(lab *l, int form, int n_parts)
             want->part[p].gradient = got->part[p].gradient = g.data;
         }
         CPU(l, adamw, want->part, n_parts, adamw_forms[form].master, adamw_forms[form].weight, adamw_forms[form].state, &args);
-        const int64_t launches = fm_host_launches();
+        const int64_t launches = lab_launches();
         GPU(l, adamw, got->part, n_parts, adamw_forms[form].master, adamw_forms[form].weight, adamw_forms[form].state, &args);
-        assert_true(fm_host_launches() - launches <= (n_parts + 47) / 48);
+        assert_true(lab_launches() - launches <= (n_parts + 47) / 48);
     }
     for (int p = 0; p < PARTS; p++) {  /* those behind n_parts are as they were */
         numbers_compare(adamw_forms[form].name, &got->master[p], &want->master[p], 1.0, 8.0);
@@ -262,7 +265,7 @@ static void squares_body(lab *l)
     enum { SPANS = 150 };
     static const int64_t lengths[] = { 0, 1, 131, 16384, 40000, 7 };
     fm_span spans[SPANS];
-    double want[SPANS], got[SPANS + 1], again[SPANS];
+    double want[SPANS], *const got = lab_alloc(l, (SPANS + 1) * sizeof *got), *const again = lab_alloc(l, SPANS * sizeof *again);
     for (int s = 0; s < SPANS; s++) {
         const int64_t n = s < 12 ? lengths[s % COUNT(lengths)] : 3;
         const numbers x = numbers_random(l, FM_F32, n, 1 + (uint64_t)s, 1.0, s / COUNT(lengths) % 2);
@@ -277,7 +280,7 @@ static void squares_body(lab *l)
             fail_msg("span %d of %lld: %.17g, on the CPU %.17g", s, (long long)spans[s].n, got[s], want[s]);
         }
     }
-    assert_memory_equal(again, got, sizeof again);
+    assert_memory_equal(again, got, SPANS * sizeof *again);
     assert_true(got[SPANS] == 42.0);
     GPU(l, sum_squares, got, spans, 0);
 }
@@ -288,8 +291,12 @@ static void sums_of_squares(void **state)
     in_all_orders(squares_body);
 }
 
-int main(void)
+int main(int argc, char **argv)
 {
+    const int status = lab_begin(argc, argv);
+    if (status != 0) {
+        return status;
+    }
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(embedding),
         cmocka_unit_test(cross_entropy),
