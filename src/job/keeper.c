@@ -29,7 +29,8 @@ struct fm_keeper {
     char folder[FM_PATH_BYTES];
     char *config;                      /* rank 0's text of config.json, for every checkpoint: read once, it may go away */
     size_t config_bytes;
-    double checkpoint_s, step_s;       /* the longest so far */
+    double checkpoint_s, step_s, validation_s;     /* the longest so far */
+    double step_end_s;                 /* when the last call ended, that of a step before; 0: there was none */
     double val_loss;                   /* the last that was measured, after step val_step; NAN: none */
     int64_t val_step;
     /* the one that is being written */
@@ -260,10 +261,12 @@ static int finish(fm_keeper *k, fm_metrics *metrics)
 /* What the ranks tell each other after every step. */
 enum { SIGNAL, TIME, WRITING, EXPORTING, N_FLAGS };
 
-static int agree_flags(int64_t flags[N_FLAGS], fm_keeper *k)
+static int agree_flags(int64_t flags[N_FLAGS], fm_keeper *k, int64_t step)
 {
+    const double next_s = k->step_s + (fm_loop_must_validate(k->spec.loop, step + 1) ? k->validation_s : 0.0);
+    const int checkpoints = k->saving != NULL ? 2 : 1;     /* the one that is being written is completed first */
     flags[SIGNAL] = fm_stop_signal();
-    flags[TIME] = fm_stop_is_near(k->spec.deadline_s, fm_clock_of_day_s(), k->step_s, k->checkpoint_s);
+    flags[TIME] = fm_stop_is_near(k->spec.deadline_s, fm_clock_of_day_s(), next_s, checkpoints * k->checkpoint_s);
     flags[WRITING] = k->saving != NULL && !fm_saving_is_written(k->saving);
     flags[EXPORTING] = !fm_set_export_is_written(k->exporting);
     return fm_comm_all_reduce(k->world, flags, N_FLAGS, FM_I64, FM_MAX);
@@ -277,19 +280,29 @@ static int finish_and_export(fm_keeper *k, fm_metrics *metrics, bool exports)
     return exports && k->spec.a->job.checkpoint.export_when == FM_EXPORT_EVERY ? begin_export(k) : FM_OK;
 }
 
+static void note_times(fm_keeper *k, const fm_step_metrics *step)
+{
+    const double step_s = 1e-3 * step->step_ms;
+    k->step_s = fmax(k->step_s, step_s);
+    if (k->step_end_s > 0.0 && fm_loop_must_validate(k->spec.loop, step->step)) {
+        k->validation_s = fmax(k->validation_s, fm_clock_s() - k->step_end_s - step_s);
+    }
+}
+
 int fm_keeper_step(bool *stop, fm_keeper *k, const fm_step_metrics *step, double val_loss, fm_metrics *metrics)
 {
     int64_t flags[N_FLAGS];
     const int64_t every = k->spec.a->job.checkpoint.every;
     const bool is_last = step->step == fm_loop_steps(k->spec.loop);
-    k->step_s = fmax(k->step_s, 1e-3 * step->step_ms);
+    note_times(k, step);
     if (isfinite(val_loss)) {
         k->val_loss = val_loss;
         k->val_step = step->step;
     }
-    FM_TRY(agree_flags(flags, k));
-    *stop = !is_last && (flags[SIGNAL] != 0 || flags[TIME] != 0);
-    const bool due = *stop || (every > 0 && (is_last || step->step % every == 0));
+    FM_TRY(agree_flags(flags, k, step->step));
+    const bool asked = flags[SIGNAL] != 0 || flags[TIME] != 0;
+    const bool due = asked || (every > 0 && (is_last || step->step % every == 0));
+    *stop = asked && !is_last;         /* after the last step an export may take longer than there is time */
     if (*stop) {                       /* there is no time for it */
         fm_set_export_abandon(k->exporting);
         k->exporting = NULL;
@@ -307,6 +320,7 @@ int fm_keeper_step(bool *stop, fm_keeper *k, const fm_step_metrics *step, double
     if (is_last) {
         FM_TRY(end_export(k));
     }
+    k->step_end_s = fm_clock_s();
     if (*stop) {
         fm_log_print("# stopped after step %lld by %s: %s is complete, the same command goes on from it\n", (long long)step->step,
                      flags[SIGNAL] != 0 ? strsignal((int)flags[SIGNAL]) : "the time limit", k->final);

@@ -108,6 +108,31 @@ tap_check "ends as the undisturbed run" same whole1 asked
 tap_check "little time is left" sh -c '"$@"; [ $? -eq 3 ]' sh timeout 60 "$finemesh" run inputs/quickstart.ini \
     job.output_dir="$scratch/late" train.steps=100000 device.threads=1 job.max_time=5 checkpoint.export=no
 
+# Validations take most of the time here: where the next one would not fit, the run stops before the step that it belongs to.
+late_validation()
+{
+    for _ in 1 2 3 4 5 6 7 8 9 10; do cat inputs/instruct-valid.jsonl; done >"$scratch/long.jsonl"
+    train 1 validated train.steps=100000 validation.every=4 data.validation="$scratch/long.jsonl" checkpoint.every=0 job.max_time=8
+    late_status=$?
+    tail -n 3 "$scratch/validated.out"
+    last=$(sed -n 's/^# stopped after step \([0-9]*\) by the time limit.*/\1/p' "$scratch/validated.out")
+    [ $late_status -eq 3 ] && [ $((last % 4)) -eq 3 ]
+}
+tap_check "little time is left for a validation" late_validation
+
+# A request that comes with the last step: there is a checkpoint before the export, which may take longer than is left.
+asked_at_the_end()
+{
+    end_starts=0
+    while [ ! -f "$scratch/end/complete.json" ] && [ $end_starts -lt 12 ]; do
+        train 1 end checkpoint.every=0 train.steps=6 job.max_time=1
+        end_starts=$((end_starts + 1))
+    done
+    cat "$scratch/end.out"
+    [ -f "$scratch/end/complete.json" ] && [ -f "$scratch/end/checkpoints/step-000006/manifest.json" ]
+}
+tap_check "so little time that each start makes one step: the last one leaves a checkpoint" asked_at_the_end
+
 cp -r "$scratch/killed2" "$scratch/damaged"
 # newest DIR: the run as if it had been killed before its last steps.
 forget_end() { rm -rf "$scratch/$1/checkpoints/step-000016" "$scratch/$1/complete.json"; }
