@@ -1,5 +1,6 @@
 /* finemesh: argv -> subcommand. The only file of the program that starts and ends MPI and that exits. */
 #include <mpi.h>
+#include <signal.h>
 #include <stdio.h>
 #include <string.h>
 #include <time.h>
@@ -227,6 +228,7 @@ static int run_alone(const command *c, int argc, char **argv)
 int main(int argc, char **argv)
 {
     const char *const name = argc > 1 ? argv[1] : "";
+    signal(SIGXFSZ, SIG_IGN);          /* a file beyond `ulimit -f` is then a failed write with a message, not a death */
     if (strcmp(name, "--version") == 0) {
         fm_print_version();
         return EXIT_DONE;

@@ -91,8 +91,11 @@ dist_check_DATA += tests/fault/lib.sh
 # Shell tests speak TAP (see tests/lib.sh), so that each of their rows is a counted result.
 shell_tests = \
 	tests/cuda/compile.sh \
+	tests/fault/damage.sh \
+	tests/fault/disk.sh \
 	tests/fault/each_call.sh \
 	tests/fault/hang.sh \
+	tests/fault/kill.sh \
 	tests/fault/rank_fails.sh \
 	tests/fuzz/replay.sh \
 	tests/mesh/run.sh \

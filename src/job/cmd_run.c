@@ -262,6 +262,19 @@ static int open_keeper(run *r)
     return fm_keeper_new(&r->keeper, &spec);
 }
 
+/* A signal that has come before the next step: everything that this run has is on the disk already. Collective. */
+static int heed_signal(run *r)
+{
+    int64_t signal_number = fm_stop_signal();
+    FM_TRY(fm_comm_all_reduce(r->a.launch->world, &signal_number, 1, FM_I64, FM_MAX));
+    if (signal_number == 0) {
+        return FM_OK;
+    }
+    fm_log_print("# stopped before step %lld by %s: the same command %s%s\n", (long long)r->resume.step + 1, strsignal((int)signal_number),
+                 r->resume.dir[0] != '\0' ? "goes on from " : "begins again", r->resume.dir);
+    return fm_fail(FM_ERR_STOPPED, "stopped before step %lld", (long long)r->resume.step + 1);
+}
+
 static int prepare(run *r, const fm_launch *launch, int argc, char **argv)
 {
     FM_TRY(fm_slurm_check_ranks(launch->n_ranks, true));
@@ -272,11 +285,13 @@ static int prepare(run *r, const fm_launch *launch, int argc, char **argv)
     FM_TRY(fm_assemble_mesh(&r->a));
     FM_TRY(fm_assemble_device(&r->a));
     FM_TRY(open_data(r));
+    FM_TRY(heed_signal(r));
     FM_TRY(find_beginning(r));
     if (r->is_complete) {
         return FM_OK;
     }
     FM_TRY(open_source(r));
+    FM_TRY(heed_signal(r));
     FM_TRY(fm_assemble_model(&r->a, r->source, true));
     FM_TRY(open_loop(r));
     FM_TRY(fm_comm_agree(launch->world, launch->rank == 0 ? check_beginning(r) : FM_OK));
@@ -302,6 +317,7 @@ static int train(run *r)
     fm_traffic_table before, carried;
     fm_traffic_read(&before, r->a.groups, NULL);
     fm_memory_forget_peaks();
+    FM_TRY(r->resume.step < fm_loop_steps(r->loop) ? heed_signal(r) : FM_OK);
     for (int64_t step = r->resume.step + 1; step <= fm_loop_steps(r->loop); step++) {
         fm_step_metrics metrics;
         fm_watch_step(r->a.watch, step);

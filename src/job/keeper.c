@@ -173,13 +173,16 @@ static int open_folder(fm_keeper *k)
     return rc;
 }
 
-static void give_up(fm_keeper *k)
+/* After an agreed failure: once no rank writes there any more, the folder goes; the failure stays what it was. Collective. */
+static int give_up(fm_keeper *k, int rc)
 {
     json_decref(k->extra);
     k->extra = NULL;
+    rc = fm_comm_agree(k->world, rc);
     if (fm_comm_rank(k->world) == 0) {
         fm_publish_abandon(k->temporary);
     }
+    return fm_comm_agree(k->world, rc);
 }
 
 static int begin(fm_keeper *k, int64_t step, bool in_background)
@@ -199,7 +202,7 @@ static int begin(fm_keeper *k, int64_t step, bool in_background)
     if (rc < 0) {
         fm_saving_abandon(k->saving);
         k->saving = NULL;
-        give_up(k);
+        rc = give_up(k, rc);
     }
     k->waited_s = fm_clock_s() - begin_s;
     return rc;
@@ -246,8 +249,7 @@ static int finish(fm_keeper *k, fm_metrics *metrics)
     }
     rc = fm_comm_agree(k->world, rc);
     if (rc < 0) {
-        give_up(k);
-        return rc;
+        return give_up(k, rc);
     }
     json_decref(k->extra);
     k->extra = NULL;

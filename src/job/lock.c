@@ -8,6 +8,8 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include "base/log.h"
+
 /* Who holds it, from the file's own text. */
 static int refuse(int fd, const char *path, const char *dir)
 {
@@ -35,6 +37,17 @@ static bool is_named(int fd, const char *path)
     return fstat(fd, &of_fd) == 0 && stat(path, &of_path) == 0 && of_fd.st_ino == of_path.st_ino && of_fd.st_dev == of_path.st_dev;
 }
 
+/* 0, or why not. */
+static int lock_file(int fd)
+{
+    while (flock(fd, LOCK_EX | LOCK_NB) != 0) {
+        if (errno != EINTR) {
+            return errno;
+        }
+    }
+    return 0;
+}
+
 int fm_lock_take(fm_lock *lock, const char *dir)
 {
     FM_TRY(fm_path_join(lock->path, dir, ".lock"));
@@ -43,10 +56,16 @@ int fm_lock_take(fm_lock *lock, const char *dir)
         if (lock->fd < 0) {
             return fm_fail(FM_ERR_IO, "%s: cannot create: %s", lock->path, strerror(errno));
         }
-        if (flock(lock->fd, LOCK_EX | LOCK_NB) != 0 && errno == EWOULDBLOCK) {
+        const int reason = lock_file(lock->fd);
+        if (reason == EWOULDBLOCK) {
             return refuse(lock->fd, lock->path, dir);
         }
-        if (is_named(lock->fd, lock->path)) {      /* a file system without locks lets everybody pass */
+        if (reason != 0) {             /* the file may be another run's: it stays */
+            fm_log_warning("%s cannot be locked (%s): nothing keeps a second run out of this directory", lock->path, strerror(reason));
+            close(lock->fd);
+            return FM_OK;
+        }
+        if (is_named(lock->fd, lock->path)) {
             lock->held = true;
             return say_who(lock->fd, lock->path);
         }

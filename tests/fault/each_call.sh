@@ -45,6 +45,8 @@ judge()
     KILL:0) echo "it was to be killed"; return 1 ;;
     KILL:124) echo "time limit"; return 1 ;;
     KILL:*) return 0 ;;
+    TERM:3) grep -q "^# stopped .* the same command" "$scratch/stdout" || { echo "it does not say so"; return 1; } ;;
+    TERM:143) [ -e "$out/complete.json" ] || { echo "the signal was not heeded"; return 1; } ;;
     ALLOC:0) [ "$(wc -l <"$scratch/err")" -eq 0 ] || ! grep -q '^finemesh: error' "$scratch/err" || { cat "$scratch/err"; return 1; } ;;
     *:0) return 0 ;;                                      # what it was wanted for could be done without: the end tells
     ALLOC:1 | ALLOC:2) one_error "$scratch/err" "memory" ;;
@@ -124,6 +126,7 @@ each run 1 0 EIO "$(every 131)"
 each run 1 0 ENOSPC "$(every 311)"
 each run 1 0 KILL "$(every 131)"
 each run 1 0 SHORT "$(every 311)"
+each run 1 0 TERM "$(every 101)"
 each resume 1 0 EIO "$(every 151)"
 each resume 1 0 KILL "$(every 151)"
 each convert 1 0 ENOSPC "$(every 61)"
@@ -137,5 +140,5 @@ each run 1 0 ALLOC "$(every 1511)"
 each resume 1 0 ALLOC "$(every 499)"
 each export 1 0 ALLOC "$(every 499)"
 each run 2 0 ALLOC "$(every 3001)"
-each run 2 1 ALLOC "$(every 3001)"
+each run 2 1 ALLOC "$(every 499)"
 tap_done

@@ -4,7 +4,8 @@
  *     FAULT_DIR=/absolute  files below it count: open, write, sync, rename, mkdir, link, unlink, truncate, and read where asked
  *     FAULT_READS=1        reads count too
  *     FAULT_AT=17          the 17th such call fails; 0: none
- *     FAULT_ERROR=EIO      with this: EIO ENOSPC EROFS; EINTR and SHORT (half of a write or read) must be carried on; KILL: SIGKILL before the call
+ *     FAULT_ERROR=EIO      with this: EIO ENOSPC EROFS; EINTR and SHORT (half of a write or read) must be carried
+ *                          on; KILL and TERM: that signal, before the call, which is made; NOLOCK: flock fails, and nothing else
  *     FAULT_STAYS=1        and all that write after it, as on a full disk
  *     FAULT_ALLOC=17       the 17th call of fm_alloc fails
  *     FAULT_LOG=FILE       gets "failed N CALL PATH" when it happens; at the end "calls N", "allocations N", "kept BYTES" (of fm_alloc) */
@@ -22,16 +23,18 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/file.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
 #include <unistd.h>
 
-enum { SHORT = -1, KILL = -2 };
+enum { SHORT = -1, KILL = -2, TERM = -3, NOLOCK = -4 };
 
 static const struct {
     const char *name;
     int error;
-} errors[] = { { "EIO", EIO }, { "ENOSPC", ENOSPC }, { "EROFS", EROFS }, { "EINTR", EINTR }, { "SHORT", SHORT }, { "KILL", KILL } };
+} errors[] = { { "EIO", EIO }, { "ENOSPC", ENOSPC }, { "EROFS", EROFS }, { "EINTR", EINTR }, { "SHORT", SHORT }, { "KILL", KILL }, { "TERM", TERM },
+             { "NOLOCK", NOLOCK } };
 
 static struct {
     bool on, reads, stays;
@@ -120,8 +123,9 @@ static int fault_of(const char *path, const char *call)
         return 0;
     }
     say("failed %lld %s %s\n", (long long)n, call, path);
-    if (plan.error == KILL) {
-        raise(SIGKILL);
+    if (plan.error == KILL || plan.error == TERM) {
+        raise(plan.error == KILL ? SIGKILL : SIGTERM);
+        return 0;
     }
     return plan.error;
 }
@@ -228,6 +232,17 @@ int fsync(int fd)
 {
     NEXT("fsync", fd_call)
     return fails(fault_of_fd(fd, "fsync")) ? -1 : next(fd);
+}
+
+int flock(int fd, int operation)
+{
+    typedef int flock_call(int fd, int operation);
+    NEXT("flock", flock_call)
+    if (plan.on && plan.error == NOLOCK) {
+        errno = ENOLCK;
+        return -1;
+    }
+    return next(fd, operation);
 }
 
 int ftruncate(int fd, off_t size)
