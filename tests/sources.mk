@@ -86,7 +86,7 @@ check_LTLIBRARIES += tests/fault/fault_shim.la
 tests_fault_fault_shim_la_SOURCES = tests/fault/fault_shim.c
 tests_fault_fault_shim_la_LDFLAGS = -module -avoid-version -shared -rpath /nowhere
 tests_fault_fault_shim_la_LIBADD =
-dist_check_DATA += tests/fault/lib.sh
+dist_check_DATA += tests/fault/README.md tests/fault/lib.sh
 
 # Shell tests speak TAP (see tests/lib.sh), so that each of their rows is a counted result.
 shell_tests = \
@@ -139,6 +139,17 @@ AM_TESTS_ENVIRONMENT = \
 check-all:
 	FM_TEST_LISTS='testlist testlist.all' $(MAKE) $(AM_MAKEFLAGS) check
 .PHONY: check-all
+
+# make check-faults: every call that can fail, 1,000 kills (hours). FM_FAULT_ROWS, FM_FAULT_STRIDE and the others of tests/fault/README.md
+# choose less.
+ROUNDS = 1000
+SEED = 1
+FIRST = 1
+fault_tests = tests/fault/damage.sh tests/fault/disk.sh tests/fault/each_call.sh tests/fault/hang.sh tests/fault/kill.sh tests/fault/rank_fails.sh
+check-faults:
+	FM_FAULT_STRIDE=$${FM_FAULT_STRIDE:-1} FM_FAULT_PLACES=$${FM_FAULT_PLACES:-100} FM_FAULT_ROUNDS=$(ROUNDS) FM_FAULT_SEED=$(SEED) \
+		FM_FAULT_FIRST=$(FIRST) $(MAKE) $(AM_MAKEFLAGS) check TESTS='$(fault_tests)'
+.PHONY: check-faults
 
 include $(top_srcdir)/tests/oracle/sources.mk
 include $(top_srcdir)/tests/fuzz/sources.mk

@@ -34,7 +34,7 @@ numbers() { sed -E 's/"(tokens_per_s|step_ms|memory_bytes)": [^,}]*//g' "$1/metr
 # complete DIR: every checkpoint that has a name is intact.
 complete()
 {
-    for step in "$1"/checkpoints/step-*; do
+    for step in "$1"/checkpoints/step-*[0-9]; do
         [ -e "$step" ] || continue
         timeout 60 "$finemesh" verify "$step" >"$scratch/verified" 2>&1 || { echo "incomplete: $step"; cat "$scratch/verified"; return 1; }
     done
