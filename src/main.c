@@ -18,6 +18,7 @@
 #include "job/cmd_tokenize.h"
 #include "job/cmd_verify.h"
 #include "job/keys.h"
+#include "job/stop.h"
 #include "job/slurm.h"
 #include "job/version.h"
 
@@ -195,7 +196,11 @@ static int run_with_ranks(const command *c, int argc, char **argv)
     fm_launch launch;
     parting end;
     bool started = false;
+    fm_stop_hold();                    /* a signal that comes now is a request to the run that begins */
     MPI_Init(NULL, NULL);
+    if (c->with_ranks != fm_cmd_run) {
+        fm_stop_release();
+    }
     MPI_Comm_dup(world, &end.comm);
     MPI_Comm_size(world, &end.n_ranks);
     MPI_Comm_rank(world, &end.rank);

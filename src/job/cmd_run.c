@@ -315,6 +315,7 @@ static int validate(double *val_loss, run *r, int64_t step)
 static int train(run *r)
 {
     fm_traffic_table before, carried;
+    fm_stop_spare_threads();
     fm_traffic_read(&before, r->a.groups, NULL);
     fm_memory_forget_peaks();
     FM_TRY(r->resume.step < fm_loop_steps(r->loop) ? heed_signal(r) : FM_OK);

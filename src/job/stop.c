@@ -1,6 +1,7 @@
 #include "job/stop.h"
 
 #include <errno.h>
+#include <omp.h>
 #include <signal.h>
 #include <stdio.h>
 #include <string.h>
@@ -59,6 +60,34 @@ static int give_stack(fm_stop *stop)
     return sigaltstack(&stack, NULL) == 0 ? FM_OK : fm_fail(FM_ERR_INTERNAL, "no stack for signals: %s", strerror(errno));
 }
 
+static void change_mask(int how)
+{
+    sigset_t set;
+    sigemptyset(&set);
+    for (int i = 0; i < N_SIGNALS; i++) {
+        sigaddset(&set, signals[i]);
+    }
+    pthread_sigmask(how, &set, NULL);
+}
+
+void fm_stop_hold(void)
+{
+    change_mask(SIG_BLOCK);
+}
+
+void fm_stop_release(void)
+{
+    change_mask(SIG_UNBLOCK);
+}
+
+void fm_stop_spare_threads(void)
+{
+#pragma omp parallel
+    if (omp_get_thread_num() != 0) {
+        change_mask(SIG_BLOCK);
+    }
+}
+
 int fm_stop_begin(fm_stop *stop)
 {
     struct sigaction action = { .sa_handler = note, .sa_flags = SA_RESTART | SA_ONSTACK | SA_NODEFER };
@@ -70,6 +99,7 @@ int fm_stop_begin(fm_stop *stop)
             return fm_fail(FM_ERR_INTERNAL, "signal %d cannot be handled: %s", signals[i], strerror(errno));
         }
     }
+    fm_stop_release();
     return FM_OK;
 }
 

@@ -15,9 +15,18 @@ typedef struct {
     void *stack;                       /* the handler's own */
 } fm_stop;
 
+/* SIGTERM and SIGUSR1 wait from now on, also for threads that are made meanwhile (by MPI), until fm_stop_begin hears them or
+ * fm_stop_release lets them act. Main thread. */
+void fm_stop_hold(void);
+void fm_stop_release(void);
+
 /* From now on SIGTERM and SIGUSR1 are requests that fm_stop_signal tells of; a second one, two seconds later or more, acts as it
  * always does: the process ends. Main thread. */
 int fm_stop_begin(fm_stop *stop);
+
+/* OpenMP's threads leave the signals to the main thread, whose handler has a stack: the system chooses any thread where the process
+ * was stopped when a signal came. After the number of threads was set. Main thread. */
+void fm_stop_spare_threads(void);
 
 /* The signals act as usual again; a request is forgotten. Where there was one they are ignored: what was asked for is done, and the
  * exit status says so. Main thread. */

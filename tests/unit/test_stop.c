@@ -1,6 +1,8 @@
 /* Signals and time limits. */
+#include <omp.h>
 #include <setjmp.h>
 #include <signal.h>
+#include <stdbool.h>
 #include <stdarg.h>
 #include <stddef.h>
 #include <stdint.h>
@@ -87,6 +89,43 @@ static void an_echo_is_no_second_signal(void **state)
     assert_true(WIFEXITED(status) && WEXITSTATUS(status) == 3);
 }
 
+static bool is_blocked(int signal_number)
+{
+    sigset_t set;
+    pthread_sigmask(SIG_BLOCK, NULL, &set);
+    return sigismember(&set, signal_number) == 1;
+}
+
+static void held_signals_are_heard_later(void **state)
+{
+    fm_stop stop = { 0 };
+    fm_stop_hold();
+    raise(SIGUSR1);
+    assert_int_equal(fm_stop_begin(&stop), FM_OK);
+    assert_int_equal(fm_stop_signal(), SIGUSR1);
+    assert_false(is_blocked(SIGUSR1) || is_blocked(SIGTERM));
+    fm_stop_end(&stop);
+}
+
+/* Whatever threads there are already. */
+static void only_the_main_thread_hears(void **state)
+{
+    enum { N = 4 };
+    int blocked = 0, threads = 0;
+    omp_set_num_threads(N);
+    for (int round = 0; round < 2; round++) {
+        blocked = threads = 0;
+#pragma omp parallel reduction(+ : blocked, threads)
+        {
+            threads++;
+            blocked += is_blocked(SIGUSR1) && is_blocked(SIGTERM);
+        }
+        fm_stop_spare_threads();
+    }
+    assert_int_equal(blocked, threads - 1);
+    assert_true(threads > 1 && !is_blocked(SIGUSR1));
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -95,6 +134,8 @@ int main(void)
         cmocka_unit_test(the_first_signal_asks),
         cmocka_unit_test(the_second_signal_ends),
         cmocka_unit_test(an_echo_is_no_second_signal),
+        cmocka_unit_test(held_signals_are_heard_later),
+        cmocka_unit_test(only_the_main_thread_hears),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
