@@ -153,3 +153,14 @@ check-faults:
 
 include $(top_srcdir)/tests/oracle/sources.mk
 include $(top_srcdir)/tests/fuzz/sources.mk
+
+# make check-hostile: the tests that build finemesh anew with sanitizers or clang's fuzzers, or run it under valgrind. Each skips
+# where its tool is missing. make fuzz: the fuzzers alone, FUZZ_SECONDS (600) each; FUZZ_TARGETS chooses.
+hostile_tests = tests/fuzz/fuzz.sh tests/sanitize/asan.sh tests/sanitize/valgrind.sh
+dist_check_SCRIPTS += $(hostile_tests)
+dist_check_DATA += tests/sanitize/valgrind.supp
+check-hostile: all
+	$(MAKE) $(AM_MAKEFLAGS) check TESTS='$(hostile_tests)'
+fuzz: all
+	FUZZ_SECONDS="$${FUZZ_SECONDS:-600}" $(MAKE) $(AM_MAKEFLAGS) check TESTS=tests/fuzz/fuzz.sh
+.PHONY: check-hostile fuzz

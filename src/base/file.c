@@ -21,6 +21,15 @@ int fm_path_join(char *out, const char *dir, const char *name)
     return FM_OK;
 }
 
+bool fm_path_is_plain(const char *name, size_t name_bytes)
+{
+    bool plain = name_bytes > 0 && name[0] != '.';
+    for (size_t i = 0; i < name_bytes; i++) {
+        plain = plain && name[i] != '/' && (unsigned char)name[i] >= ' ' && name[i] != 0x7f;
+    }
+    return plain;
+}
+
 bool fm_path_exists(const char *path)
 {
     struct stat st;
@@ -46,6 +55,16 @@ int fm_file_stat(fm_file_identity *out, const char *path)
     }
     if (!S_ISREG(st.st_mode)) {
         return fm_fail(FM_ERR_IO, "%s: not a regular file", path);
+    }
+    *out = (fm_file_identity){ st.st_size, (int64_t)st.st_mtim.tv_sec * 1000000000 + st.st_mtim.tv_nsec };
+    return FM_OK;
+}
+
+int fm_file_identify(fm_file_identity *out, int fd, const char *path)
+{
+    struct stat st;
+    if (fstat(fd, &st) != 0) {
+        return io_error(path, "look at");
     }
     *out = (fm_file_identity){ st.st_size, (int64_t)st.st_mtim.tv_sec * 1000000000 + st.st_mtim.tv_nsec };
     return FM_OK;

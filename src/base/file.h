@@ -21,6 +21,10 @@ typedef struct {
 /* "DIR/NAME" into out[FM_PATH_BYTES]; an absolute NAME stays itself. Error: too long. */
 int fm_path_join(char *out, const char *dir, const char *name);
 
+/* Whether a name of name_bytes, which came from a file, can only be a file in the directory itself: no '/', no '.' in front, no
+ * control characters (0 bytes and newlines are some). */
+bool fm_path_is_plain(const char *name, size_t name_bytes);
+
 bool fm_path_exists(const char *path);
 bool fm_path_is_dir(const char *path);
 
@@ -33,6 +37,9 @@ int fm_file_read(char **out, size_t *size_bytes, const char *path, size_t limit_
 
 /* Opens for reading. *fd is closed with close(). */
 int fm_file_open(int *fd, int64_t *size_bytes, const char *path);
+
+/* Of an open file. */
+int fm_file_identify(fm_file_identity *out, int fd, const char *path);
 
 /* Exactly size_bytes at offset, or an error that names `path` (a short file too). */
 int fm_file_pread(int fd, void *out, size_t size_bytes, int64_t offset, const char *path);

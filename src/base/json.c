@@ -1,14 +1,16 @@
 #include "base/json.h"
 
+#include <math.h>
 #include <string.h>
 
 #include "base/file.h"
 #include "base/memory.h"
 
-/* jansson's own depth limit is 2,048; a lower one is checked before it recurses. Strings are skipped. */
-static bool nests_too_deep(const char *text, size_t size_bytes)
+/* jansson's own depth limit is 2,048; lower ones are checked before it recurses or allocates. Strings are skipped. */
+static int check_limits(const char *text, size_t size_bytes, const char *name)
 {
     int depth = 0;
+    int64_t containers = 0;
     bool in_string = false;
     for (size_t i = 0; i < size_bytes; i++) {
         const char c = text[i];
@@ -21,28 +23,52 @@ static bool nests_too_deep(const char *text, size_t size_bytes)
         } else if (c == '"') {
             in_string = true;
         } else if (c == '[' || c == '{') {
+            containers++;
             if (++depth > FM_JSON_DEPTH) {
-                return true;
+                return fm_fail(FM_ERR_FORMAT, "%s: JSON nested deeper than %d levels", name, FM_JSON_DEPTH);
             }
         } else if (c == ']' || c == '}') {
             depth--;
         }
     }
-    return false;
+    return containers <= FM_JSON_CONTAINERS ? FM_OK
+        : fm_fail(FM_ERR_FORMAT, "%s: JSON of %lld arrays and objects, at most %d were expected", name, (long long)containers,
+                  FM_JSON_CONTAINERS);
+}
+
+/* Whole numbers of a text that was read with all its integers as reals are integers again, as far as a double holds them: a value
+ * is judged by itself, not by another one that is too large. */
+static json_t *restored(json_t *value)
+{
+    static const double exact = 9007199254740992.0;      /* 2^53 */
+    size_t index;
+    const char *key;
+    json_t *child;
+    if (json_is_real(value) && json_real_value(value) == floor(json_real_value(value)) && fabs(json_real_value(value)) < exact) {
+        json_t *const integer = json_integer((json_int_t)json_real_value(value));
+        json_decref(value);
+        return integer;
+    }
+    json_array_foreach(value, index, child) {
+        json_array_set_new(value, index, restored(json_incref(child)));
+    }
+    json_object_foreach(value, key, child) {
+        json_object_iter_set_new(value, json_object_key_to_iter(key), restored(json_incref(child)));
+    }
+    return value;
 }
 
 int fm_json_parse(json_t **out, const char *text, size_t size_bytes, const char *name)
 {
     *out = NULL;
-    if (nests_too_deep(text, size_bytes)) {
-        return fm_fail(FM_ERR_FORMAT, "%s: JSON nested deeper than %d levels", name, FM_JSON_DEPTH);
-    }
+    FM_TRY(check_limits(text, size_bytes, name));
     json_error_t error;
     const size_t flags = JSON_REJECT_DUPLICATES | JSON_ALLOW_NUL | JSON_DECODE_ANY;
     *out = json_loadb(text, size_bytes, flags, &error);
     if (*out == NULL && json_error_code(&error) == json_error_numeric_overflow) {
         /* transformers writes model_max_length 1000000000000000019884624838656 where a tokenizer has no limit */
         *out = json_loadb(text, size_bytes, flags | JSON_DECODE_INT_AS_REAL, &error);
+        *out = *out == NULL ? NULL : restored(*out);
     }
     if (*out == NULL) {
         return fm_fail(FM_ERR_FORMAT, "%s: not valid JSON at line %d, column %d: %s", name, error.line, error.column, error.text);

@@ -3,6 +3,7 @@
 #include <hdf5.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 #include "base/file.h"
 #include "base/memory.h"
@@ -469,11 +470,34 @@ static int read_header(fm_h5_header *header, bool *has_header, hid_t file, const
     return FM_OK;
 }
 
+/* Files whose metadata carry checksums (superblock 2, HDF5 1.8 and newer). The library believes what older ones say, and crashes
+ * where they lie or are damaged. */
+static int check_signature(const char *path)
+{
+    enum { VERSION_AT = 8, LEAST_VERSION = 2, BYTES = 9 };
+    static const unsigned char signature[] = { 0x89, 'H', 'D', 'F', '\r', '\n', 0x1a, '\n' };
+    unsigned char found[BYTES];
+    int fd;
+    int64_t size_bytes;
+    FM_TRY(fm_file_open(&fd, &size_bytes, path));
+    const int rc = size_bytes < BYTES ? FM_ERR_FORMAT : fm_file_pread(fd, found, sizeof found, 0, path);
+    close(fd);
+    if (rc == FM_ERR_FORMAT || (rc == FM_OK && memcmp(found, signature, sizeof signature) != 0)) {
+        return fm_fail(FM_ERR_FORMAT, "%s: it does not begin as an HDF5 file does: damaged, or no HDF5 file", path);
+    }
+    if (rc == FM_OK && found[VERSION_AT] < LEAST_VERSION) {
+        return fm_fail(FM_ERR_FORMAT, "%s: an HDF5 file of the format before 1.8 (superblock %d), which has no checksums, "
+                       "so finemesh did not write it; h5repack --low=1 makes a new one of it", path, found[VERSION_AT]);
+    }
+    return rc;
+}
+
 int fm_h5_read(fm_h5_header *header, bool *has_header, fm_h5_dataset **datasets, int *n, const char *path)
 {
     be_silent();
     fm_file_identity identity;
     FM_TRY(fm_file_stat(&identity, path));
+    FM_TRY(check_signature(path));
     const hid_t file = open_to_read(path);
     if (file < 0) {
         return h5_error(path, "open the file (truncated, damaged, or no HDF5 file)");

@@ -42,7 +42,8 @@ int fm_h5_create(const char *path, const fm_h5_header *header, fm_h5_dataset *da
 int fm_h5_set_crcs(const char *path, const fm_h5_dataset *datasets, int n);
 
 /* Everything that a file says: its header (has_header: false where it has none, as foreign files) and datasets; links are not
- * followed. Hostile files: data outside the file, shapes that overflow and attributes of another type or length are errors.
+ * followed. Hostile files: data outside the file, shapes that overflow and attributes of another type or length are errors, and
+ * so are files of the formats before 1.8, on which the library itself cannot be trusted.
  * The caller frees *datasets [*n] with fm_free. */
 int fm_h5_read(fm_h5_header *header, bool *has_header, fm_h5_dataset **datasets, int *n, const char *path);
 

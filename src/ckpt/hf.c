@@ -15,14 +15,6 @@ enum { SMALL_FILE_LIMIT_BYTES = 100000000 };
 /* Called for each safetensors file of a directory. */
 typedef int visit_file(void *user, const char *path);
 
-/* The name of a file that must lie in the directory itself. */
-static bool is_plain_name(const json_t *value)
-{
-    const char *const name = json_string_value(value);
-    return name != NULL && strlen(name) == json_string_length(value) && name[0] != '\0' && name[0] != '.' &&
-           strchr(name, '/') == NULL;
-}
-
 /* Reads the index and gives its weight_map (borrowed from *out). */
 static int read_weight_map(json_t **out, const json_t **weight_map, const char *path)
 {
@@ -45,7 +37,7 @@ static int visit_mapped(visit_file *visit, void *user, const json_t *weight_map,
     int rc = FM_OK;
     json_object_foreach((json_t *)weight_map, name, value) {
         char path[FM_PATH_BYTES];
-        if (!is_plain_name(value)) {
+        if (!json_is_string(value) || !fm_path_is_plain(json_string_value(value), json_string_length(value))) {
             const char *const text = json_string_value(value);
             rc = fm_fail(FM_ERR_FORMAT, "%s: \"weight_map\" sends %s to \"%.200s\", which is no name of a file in this directory",
                          index_path, name, text != NULL ? text : "");

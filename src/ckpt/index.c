@@ -125,8 +125,13 @@ int fm_index_add_file(fm_index *index, const char *path, int64_t size_bytes)
     if (file == NULL) {
         return FM_ERR_MEMORY;
     }
-    *file = (fm_index_file){ name, size_bytes };
+    *file = (fm_index_file){ name, size_bytes, 0 };
     return (int)index->files.n - 1;
+}
+
+void fm_index_set_mtime(fm_index *index, int file, int64_t mtime_ns)
+{
+    ((fm_index_file *)index->files.data)[file].mtime_ns = mtime_ns;
 }
 
 int fm_index_add_tensor(fm_index *index, const char *name, const char *dtype_name, int dtype, int ndim, const int64_t *shape)
@@ -253,7 +258,9 @@ int fm_index_merge(fm_index *index, const char *packed, size_t size_bytes)
     const int64_t first_file = index->files.n;
     for (int64_t i = 0; i < n[1]; i++) {
         const fm_index_file *const file = (const fm_index_file *)(const void *)data[1] + i;
-        FM_TRY(fm_index_add_file(index, data[0] + file->name, file->size_bytes));
+        const int made = fm_index_add_file(index, data[0] + file->name, file->size_bytes);
+        FM_TRY(made);
+        fm_index_set_mtime(index, made, file->mtime_ns);
     }
     int *const tensor_of = fm_alloc_array(n[2], sizeof *tensor_of, FM_MEMORY_HOST);
     int rc = tensor_of == NULL ? FM_ERR_MEMORY : FM_OK;

@@ -16,6 +16,7 @@ enum { FM_INDEX_DIMS = 8, FM_INDEX_TENSORS = 1 << 20 };
 typedef struct {
     int64_t name;                      /* its path */
     int64_t size_bytes;
+    int64_t mtime_ns;                  /* when its table was read; 0: not known */
 } fm_index_file;
 
 /* A tensor. For reading it is folded to rows x columns: shape[0] x the product of the rest (a vector has one column). */
@@ -74,6 +75,7 @@ int fm_index_find(const fm_index *index, const char *name);
 /* Appends. The new index is returned; negative: FM_ERR_MEMORY, or FM_ERR_FORMAT for more than FM_INDEX_TENSORS tensors or a shape
  * whose elements overflow. fm_index_add_slice appends a slice that begins with no pieces; pieces belong to the last slice. */
 int fm_index_add_file(fm_index *index, const char *path, int64_t size_bytes);
+void fm_index_set_mtime(fm_index *index, int file, int64_t mtime_ns);
 int fm_index_add_tensor(fm_index *index, const char *name, const char *dtype_name, int dtype, int ndim, const int64_t *shape);
 int fm_index_add_slice(fm_index *index, const fm_index_slice *slice);
 int fm_index_add_piece(fm_index *index, const fm_index_piece *piece);

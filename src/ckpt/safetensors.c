@@ -225,11 +225,16 @@ int fm_safetensors_scan(fm_index *index, uint32_t *header_crc32, const char *pat
     int64_t file_bytes;
     size_t header_bytes = 0;
     char *text = NULL;
+    fm_file_identity identity;
+    FM_TRY(fm_file_stat(&identity, path));
     FM_TRY(fm_file_open(&fd, &file_bytes, path));
     int rc = read_header(&text, &header_bytes, fd, file_bytes, path);
     close(fd);
     if (rc == FM_OK) {
         rc = fm_safetensors_parse(index, text + FM_SAFETENSORS_PREFIX_BYTES, header_bytes, file_bytes, path);
+    }
+    if (rc == FM_OK) {
+        fm_index_set_mtime(index, (int)index->files.n - 1, identity.mtime_ns);
     }
     if (rc == FM_OK && header_crc32 != NULL) {
         *header_crc32 = fm_crc32(0, text, FM_SAFETENSORS_PREFIX_BYTES + header_bytes);

@@ -20,14 +20,13 @@ bool fm_shards_is_set(const char *dir)
 /* One entry of "files": a plain name and a size. */
 static int check_entry(const json_t *entry, const char *path)
 {
-    const char *name = NULL;
     int64_t size_bytes = -1;
     if (!json_is_object(entry)) {
         return fm_fail(FM_ERR_FORMAT, "%s: \"files\" holds something that is no object", path);
     }
-    FM_TRY(fm_json_get_string(&name, entry, "name", path));
+    const json_t *const name = json_object_get(entry, "name");
     FM_TRY(fm_json_get_int(&size_bytes, entry, "size", 0, INT64_MAX, path));
-    if (name == NULL || name[0] == '\0' || name[0] == '.' || strchr(name, '/') != NULL || size_bytes < 0) {
+    if (!json_is_string(name) || !fm_path_is_plain(json_string_value(name), json_string_length(name)) || size_bytes < 0) {
         return fm_fail(FM_ERR_FORMAT, "%s: an entry of \"files\" has no size, or no name of a file in this directory", path);
     }
     return FM_OK;
@@ -164,6 +163,9 @@ static int scan_file(fm_index *index, const char *path, bool sliced)
     }
     const int file = rc < 0 ? rc : fm_index_add_file(index, path, identity.size_bytes);
     rc = file < 0 ? file : FM_OK;
+    if (rc == FM_OK) {
+        fm_index_set_mtime(index, file, identity.mtime_ns);
+    }
     for (int i = 0; rc >= 0 && i < n; i++) {
         rc = sliced && datasets[i].n_pieces == 0 ?
              fm_fail(FM_ERR_FORMAT, "%s: dataset %s says not which slice it is", path, datasets[i].path) :

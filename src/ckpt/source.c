@@ -200,11 +200,6 @@ static int descriptor(int *fd, fm_source *source, int file)
     const char *const path = fm_index_string(&source->index, entry->name);
     int64_t size_bytes;
     FM_TRY(fm_file_open(fd, &size_bytes, path));
-    if (size_bytes != entry->size_bytes) {
-        close(*fd);
-        return fm_fail(FM_ERR_IO, "%s: it has %lld bytes now and had %lld when it was opened", path, (long long)size_bytes,
-                       (long long)entry->size_bytes);
-    }
     const int slot = source->next_open;
     source->next_open = (slot + 1) % OPEN_FILES;
     if (source->open[slot].file >= 0) {
@@ -247,6 +242,20 @@ static int read_parts(char *out, int fd, int64_t offset_bytes, size_t size_bytes
     return rc;
 }
 
+/* After the bytes, so that a change before or while they were read is seen. */
+static int check_unchanged(const fm_source *source, int file, int fd)
+{
+    const fm_index_file *const entry = fm_index_get_file(&source->index, file);
+    const char *const path = fm_index_string(&source->index, entry->name);
+    fm_file_identity now;
+    FM_TRY(fm_file_identify(&now, fd, path));
+    if (now.size_bytes != entry->size_bytes || (entry->mtime_ns != 0 && now.mtime_ns != entry->mtime_ns)) {
+        return fm_fail(FM_ERR_IO, "%s: it was changed while it was being read (%lld bytes, %lld before); start again when nothing "
+                       "writes to it", path, (long long)now.size_bytes, (long long)entry->size_bytes);
+    }
+    return FM_OK;
+}
+
 /* A run of bytes of a file; *crc (NULL: not wanted) goes on over them. */
 static int read_run(fm_source *source, char *out, int file, int64_t offset_bytes, size_t size_bytes, uint32_t *crc)
 {
@@ -256,7 +265,8 @@ static int read_run(fm_source *source, char *out, int file, int64_t offset_bytes
     if (size_bytes > CHUNK_BYTES) {
         source->requests += (int64_t)((size_bytes + PART_BYTES - 1) / PART_BYTES);
         source->bytes_read += (int64_t)size_bytes;
-        return read_parts(out, fd, offset_bytes, size_bytes, crc, path);
+        FM_TRY(read_parts(out, fd, offset_bytes, size_bytes, crc, path));
+        return check_unchanged(source, file, fd);
     }
     FM_TRY(fm_file_pread(fd, out, size_bytes, offset_bytes, path));
     if (crc != NULL) {
@@ -264,7 +274,7 @@ static int read_run(fm_source *source, char *out, int file, int64_t offset_bytes
     }
     source->requests++;
     source->bytes_read += (int64_t)size_bytes;
-    return FM_OK;
+    return check_unchanged(source, file, fd);
 }
 
 /* What a request wants of one piece, in the tensor's coordinates. */

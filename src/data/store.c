@@ -148,9 +148,11 @@ int fm_store_head_read(fm_store_head *out, int fd, const char *path)
 {
     *out = (fm_store_head){ 0 };
     preamble first;
+    fm_file_identity file;
+    FM_TRY(fm_file_identify(&file, fd, path));
     FM_TRY(fm_file_pread(fd, &first, sizeof first, 0, path));
     if (memcmp(first.magic, magic, sizeof magic) != 0 || first.blob_bytes < (int64_t)sizeof first ||
-        first.blob_bytes > HEAD_LIMIT_BYTES) {
+        first.blob_bytes > HEAD_LIMIT_BYTES || first.blob_bytes > file.size_bytes) {
         return fm_fail(FM_ERR_FORMAT, "%s: not an index of a dataset", path);
     }
     const size_t blob_bytes = (size_t)first.blob_bytes;

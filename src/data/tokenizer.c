@@ -488,7 +488,8 @@ int32_t fm_tokenizer_bos_id(const fm_tokenizer *tokenizer)
 
 int32_t fm_tokenizer_vocab_size(const fm_tokenizer *tokenizer)
 {
-    return fm_added_id_limit(tokenizer->added);
+    const int32_t of_tokens = fm_added_id_limit(tokenizer->added), of_template = tokenizer->template.id_limit;
+    return of_tokens > of_template ? of_tokens : of_template;
 }
 
 int32_t fm_tokenizer_token_id(const fm_tokenizer *tokenizer, const char *token)

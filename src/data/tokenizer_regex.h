@@ -15,12 +15,16 @@
 
 typedef struct fm_regex fm_regex;
 
+/* Attempts at one place of a text, Oniguruma's own default: (a|a)*b would take as many as there are ways through a text. */
+enum { FM_REGEX_RETRIES = 10000000 };
+
 /* Compiles a pattern of valid UTF-8; the caller destroys it. `name` stands in errors.
  * Errors: FM_ERR_UNSUPPORTED for syntax beyond the above, FM_ERR_FORMAT for a pattern that is none. */
 int fm_regex_new(fm_regex **out, const char *pattern, size_t size_bytes, const char *name);
 void fm_regex_destroy(fm_regex *regex);
 
-/* The first match at or after *begin in valid UTF-8: 1 with [*begin, *end) set, 0 where there is none, or an error (memory).
+/* The first match at or after *begin in valid UTF-8: 1 with [*begin, *end) set, 0 where there is none, or an error (memory;
+ * FM_ERR_FORMAT after FM_REGEX_RETRIES attempts at one place).
  * `stack` is scratch that the caller keeps between calls and frees. */
 int fm_regex_find(size_t *begin, size_t *end, const fm_regex *regex, const char *text, size_t size_bytes, fm_bytes *stack);
 

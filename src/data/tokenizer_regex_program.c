@@ -16,6 +16,7 @@ typedef struct {
     const char *text;
     size_t size_bytes;
     fm_bytes *stack;
+    int *retries;             /* taken so far from the place where the search stands */
 } search;
 
 bool fm_regex_set_has(const fm_regex *regex, const fm_regex_set *set, uint32_t code)
@@ -121,6 +122,12 @@ static bool go_back(const search *s, size_t floor_bytes, int *pc, size_t *at)
 
 static int match_from(const search *s, int pc, size_t at, size_t *end);
 
+static int too_many_retries(void)
+{
+    return fm_fail(FM_ERR_FORMAT, "a regular expression of tokenizer.json needs more than %d attempts at one place of the text: one "
+                   "that does not repeat what repeats was expected", FM_REGEX_RETRIES);
+}
+
 /* One step that can fail: 1 and *pc, *at moved on, 0, or an error. */
 static int advance(const search *s, const fm_regex_step *step, int *pc, size_t *at)
 {
@@ -197,6 +204,9 @@ static int match_from(const search *s, int pc, size_t at, size_t *end)
         if (ok < 0) {
             return ok;
         }
+        if (ok == 0 && ++*s->retries > FM_REGEX_RETRIES) {
+            return too_many_retries();
+        }
         if (ok == 0 && !go_back(s, floor_bytes, &pc, &at)) {
             return 0;
         }
@@ -205,9 +215,11 @@ static int match_from(const search *s, int pc, size_t at, size_t *end)
 
 int fm_regex_find(size_t *begin, size_t *end, const fm_regex *regex, const char *text, size_t size_bytes, fm_bytes *stack)
 {
-    const search s = { regex, text, size_bytes, stack };
+    int retries = 0;
+    const search s = { regex, text, size_bytes, stack, &retries };
     for (size_t at = *begin; at <= size_bytes; at += at < size_bytes ? fm_unicode_length((unsigned char)text[at]) : 1) {
         stack->size_bytes = 0;
+        retries = 0;
         const int found = match_from(&s, 0, at, end);
         if (found < 0) {
             return found;

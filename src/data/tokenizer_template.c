@@ -4,6 +4,8 @@
 #include <stdint.h>
 #include <string.h>
 
+#include "data/bpe.h"
+
 enum { MAX_NESTING = 8 };
 
 static int wrong(const char *name, const char *expected)
@@ -12,7 +14,7 @@ static int wrong(const char *name, const char *expected)
 }
 
 /* The ids of one special token of a template, appended. */
-static int add_special(fm_bytes *out, const json_t *processor, const json_t *token, const char *name)
+static int add_special(fm_template *template, fm_bytes *out, const json_t *processor, const json_t *token, const char *name)
 {
     const json_t *const key = json_object_get(token, "id");
     const json_t *const special =
@@ -23,11 +25,12 @@ static int add_special(fm_bytes *out, const json_t *processor, const json_t *tok
     }
     for (size_t i = 0; i < json_array_size(ids); i++) {
         const json_t *const id = json_array_get(ids, i);
-        if (!json_is_integer(id) || json_integer_value(id) < 0 || json_integer_value(id) > INT32_MAX) {
-            return wrong(name, "ids that are not negative");
+        if (!json_is_integer(id) || json_integer_value(id) < 0 || json_integer_value(id) >= FM_BPE_MAX_ID) {
+            return wrong(name, "ids that a vocabulary can have");
         }
         const int32_t value = (int32_t)json_integer_value(id);
         FM_TRY(fm_bytes_append(out, &value, sizeof value));
+        template->id_limit = value >= template->id_limit ? value + 1 : template->id_limit;
     }
     return FM_OK;
 }
@@ -54,7 +57,7 @@ static int add_single(fm_template *out, fm_bytes *before, const json_t *processo
         const json_t *const token = json_object_get(item, "SpecialToken");
         const json_t *const sequence = json_object_get(item, "Sequence");
         if (token != NULL) {
-            FM_TRY(add_special(behind_text ? &out->after : before, processor, token, name));
+            FM_TRY(add_special(out, behind_text ? &out->after : before, processor, token, name));
         } else if (sequence != NULL && !behind_text) {
             behind_text = true;
         } else {

@@ -8,6 +8,7 @@
 /* A struct of zeros adds nothing. */
 typedef struct {
     fm_bytes before, after;      /* int32_t */
+    int32_t id_limit;            /* one more than the largest of them */
 } fm_template;
 
 /* Reads a post_processor (NULL or null: nothing). Errors: FM_ERR_UNSUPPORTED naming an unknown one, FM_ERR_FORMAT. */

@@ -45,5 +45,5 @@ tests_fuzz_fuzz_shard_file_LDFLAGS = $(AM_LDFLAGS) $(FUZZ_LDFLAGS)
 tests_fuzz_fuzz_tokenizer_LDADD = $(fuzz_ldadd)
 tests_fuzz_fuzz_tokenizer_LDFLAGS = $(AM_LDFLAGS) $(FUZZ_LDFLAGS)
 check_PROGRAMS += $(fuzz_targets)
-EXTRA_DIST += tests/fuzz/corpus
-dist_check_DATA += tests/lsan.supp
+EXTRA_DIST += tests/fuzz/README.md tests/fuzz/corpus tests/fuzz/regressions
+dist_check_DATA += tests/sanitize/lsan.supp

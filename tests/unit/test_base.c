@@ -66,12 +66,39 @@ static void files_are_old_or_new(void **state)
     assert_int_equal(fm_crc32(0, "123456789", 9), 0xcbf43926u);
 }
 
+static void names_in_files_stay_in_their_directory(void **state)
+{
+    static const struct {
+        const char *name;
+        size_t size_bytes;
+        bool plain;
+    } names[] = { { "model-00001.safetensors", 23, true }, { "a b\xc3\xa9", 5, true }, { "", 0, false }, { ".", 1, false },
+                  { "..", 2, false }, { ".hidden", 7, false }, { "../x", 4, false }, { "/x", 2, false }, { "a/b", 3, false },
+                  { "a\nb", 3, false }, { "a\0b", 3, false }, { "a\x7f", 2, false } };
+    for (size_t i = 0; i < sizeof names / sizeof names[0]; i++) {
+        assert_int_equal(fm_path_is_plain(names[i].name, names[i].size_bytes), names[i].plain);
+    }
+}
+
 static void json_refuses_what_is_hostile(void **state)
 {
     json_t *value;
     char deep[4000];
     memset(deep, '[', sizeof deep);
     assert_int_equal(fm_json_parse(&value, deep, sizeof deep, "deep"), FM_ERR_FORMAT);
+    char *const wide = fm_alloc(2 * (size_t)FM_JSON_CONTAINERS + 4, FM_MEMORY_HOST);
+    assert_non_null(wide);
+    wide[0] = '"';                                  /* in a string they are no lists */
+    memset(wide + 1, '[', FM_JSON_CONTAINERS + 1);
+    wide[FM_JSON_CONTAINERS + 2] = '"';
+    assert_int_equal(fm_json_parse(&value, wide, FM_JSON_CONTAINERS + 3, "wide"), FM_OK);
+    json_decref(value);
+    for (size_t i = 0; i <= FM_JSON_CONTAINERS; i++) {
+        memcpy(wide + 2 * i, "[]", 2);
+    }
+    assert_int_equal(fm_json_parse(&value, wide, 2 * (size_t)FM_JSON_CONTAINERS + 2, "wide"), FM_ERR_FORMAT);
+    assert_non_null(strstr(fm_error_message(), "arrays and objects"));
+    fm_free(wide);
     const char *const twice = "{\"a\": 1, \"a\": 2}";
     assert_int_equal(fm_json_parse(&value, twice, strlen(twice), "twice"), FM_ERR_FORMAT);
     const char *const good = "{\"n\": 3, \"x\": 1e-5, \"none\": null}";
@@ -99,6 +126,7 @@ int main(void)
         cmocka_unit_test(errors_keep_a_sentence),
         cmocka_unit_test(memory_is_counted_and_aligned),
         cmocka_unit_test(files_are_old_or_new),
+        cmocka_unit_test(names_in_files_stay_in_their_directory),
         cmocka_unit_test(json_refuses_what_is_hostile),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

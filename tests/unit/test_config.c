@@ -153,7 +153,8 @@ static int parse_text(fm_config *out, const char *text)
         *c = *c == '\'' ? '"' : *c;
     }
     json_t *object;
-    assert_int_equal(fm_json_parse(&object, quoted, strlen(quoted), "dir/config.json"), FM_OK);
+    *out = (fm_config){ .family = NULL };
+    FM_TRY(fm_json_parse(&object, quoted, strlen(quoted), "dir/config.json"));
     const int rc = fm_config_parse(out, object, "dir/config.json");
     json_decref(object);
     return rc;
@@ -174,6 +175,11 @@ static void hostile_configs_are_refused_in_words(void **state)
         {"{'model_type': 'llama', 'hidden_size': 64.0}", FM_ERR_FORMAT, "\"hidden_size\" is 64.0"},
         {"{'model_type': 'llama', 'hidden_size': '64'}", FM_ERR_FORMAT, "\"hidden_size\" is \"64\""},
         {"{'model_type': 'llama', 'vocab_size': 9000000000000000000}", FM_ERR_FORMAT, "\"vocab_size\" is 9000000000000000000"},
+        {"{'model_type': 'llama', 'hidden_size': 64, 'vocab_size': 9223372036854775808}", FM_ERR_FORMAT, "\"vocab_size\" is 9.2"},
+        {"{'model_type': 'llama', 'vocab_size': -9223372036854775809}", FM_ERR_FORMAT, "\"vocab_size\" is -9.2"},
+        {"{'model_type': 'llama', 'vocab_size': 1e400}", FM_ERR_FORMAT, "not valid JSON at line 1"},
+        {"{'model_type': 'llama', 'rms_norm_eps': NaN}", FM_ERR_FORMAT, "not valid JSON at line 1"},
+        {"{'model_type': 'llama', 'vocab_size': 7, 'vocab_size': 8}", FM_ERR_FORMAT, "duplicate"},
         {"{'model_type': 'llama', 'num_hidden_layers': 0}", FM_ERR_FORMAT, "\"num_hidden_layers\" is 0"},
         {"{'model_type': 'llama', 'intermediate_size': [83, 84]}", FM_ERR_FORMAT, "\"intermediate_size\" is [83,84]"},
         {"{'model_type': 'llama', 'num_attention_heads': 9, 'num_key_value_heads': 4}", FM_ERR_FORMAT,

@@ -238,6 +238,8 @@ static void manifests_are_checked(void **state)
     } lies[] = {
         { "\"format_version\": 1", "\"format_version\": 2", "format_version" },
         { "\"name\": \"rank-00001.h5\"", "\"name\": \"../rank-1.h5\"", "no name of a file" },
+        { "\"name\": \"rank-00001.h5\"", "\"name\": \"rank-00001.h5\\u0000\"", "no name of a file" },
+        { "\"name\": \"rank-00001.h5\"", "\"name\": \"/rank-00001.h5\"", "no name of a file" },
         { "\"name\": \"rank-00001.h5\"", "\"name\": \"rank-00000.h5\"", "" },
         { "\"name\": \"rank-00001.h5\"", "\"nome\": \"rank-00001.h5\"", "no name of a file" },
         { "\"size\": ", "\"size\": 1", "" },

@@ -144,6 +144,7 @@ static const struct {
     { "\"model-00001-of-00003.safetensors\"", "\"\"", "no name of a file" },
     { "\"model-00001-of-00003.safetensors\"", "7", "no name of a file" },
     { "\"model-00001-of-00003.safetensors\"", "\"model-00001-of-00003.safetensors\\u0000x\"", "no name of a file" },
+    { "\"model-00001-of-00003.safetensors\"", "\"model-00001-of-00003.safetensors\\n\"", "no name of a file" },
     { "\"model-00001-of-00003.safetensors\"", "\"absent.safetensors\"", "absent.safetensors" },
     { "\"model-00001-of-00003.safetensors\"", "\"model-00002-of-00003.safetensors\"", "it lies in" },
     { "\"lm_head.weight\"", "\"lm_head.bias\"", "does not hold it" },
@@ -173,6 +174,41 @@ static void indexes_are_checked(void **state)
         fm_index_clear(&index);
         assert_int_equal(fm_dir_remove(hf), FM_OK);
     }
+    ckpt_model_clear(&model);
+    fm_dir_remove(dir);
+}
+
+/* A directory as the hub's cache has it: every file is a link to ../../blobs/HASH. */
+static void links_are_followed(void **state)
+{
+    static const char *const names[] = { "config.json", "model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors",
+                                         "model.safetensors.index.json" };
+    char dir[FM_PATH_BYTES], blobs[FM_PATH_BYTES], snapshot[FM_PATH_BYTES];
+    ckpt_model model;
+    json_t *identity;
+    fm_index index = { .pool = { 0 } };
+    ckpt_scratch(dir);
+    assert_int_equal(fm_path_join(blobs, dir, "blobs"), FM_OK);
+    assert_int_equal(fm_path_join(snapshot, dir, "snapshots/0123abcd"), FM_OK);
+    assert_int_equal(fm_dir_make(snapshot), FM_OK);
+    ckpt_model_make(&model, 2, 1);
+    ckpt_model_write(blobs, &model, 2);
+    for (size_t i = 0; i < sizeof names / sizeof names[0]; i++) {
+        char from[FM_PATH_BYTES], hash[FM_PATH_BYTES], link[FM_PATH_BYTES], target[64];
+        snprintf(target, sizeof target, "../../blobs/%08zx", 0xfeed0000 + i);
+        assert_int_equal(fm_path_join(from, blobs, names[i]), FM_OK);
+        assert_int_equal(fm_path_join(hash, snapshot, target), FM_OK);
+        assert_int_equal(fm_path_join(link, snapshot, names[i]), FM_OK);
+        assert_int_equal(rename(from, hash), 0);
+        assert_int_equal(symlink(target, link), 0);
+    }
+    assert_int_equal(fm_hf_scan(&index, snapshot), FM_OK);
+    assert_int_equal(fm_index_seal(&index, true, snapshot), FM_OK);
+    assert_int_equal(index.tensors.n, model.n);
+    assert_int_equal(fm_hf_identity(&identity, snapshot), FM_OK);
+    assert_int_equal(json_array_size(identity), 4);
+    json_decref(identity);
+    fm_index_clear(&index);
     ckpt_model_clear(&model);
     fm_dir_remove(dir);
 }
@@ -207,6 +243,7 @@ int main(void)
         cmocka_unit_test(header_lengths_are_checked),
         cmocka_unit_test(a_made_header_is_read_back),
         cmocka_unit_test(indexes_are_checked),
+        cmocka_unit_test(links_are_followed),
         cmocka_unit_test(identity_sees_changes),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

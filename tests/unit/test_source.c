@@ -1,8 +1,10 @@
 /* Sources of tensors: any hyperslab and every coordinate's slice, byte for byte, and what was read for it. */
+#include <fcntl.h>
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
 #include <string.h>
+#include <sys/stat.h>
 
 #include <cmocka.h>
 
@@ -123,6 +125,31 @@ static void what_does_not_fit_is_refused(void **state)
     assert_int_equal(fm_source_open_hf(&source, dir, NULL), FM_ERR_IO);
 }
 
+/* Between the reading of the headers and that of the data somebody writes: other bytes of the same number, into the same file. */
+static void a_file_that_changes_is_noticed(void **state)
+{
+    static const struct timespec times[][2] = { { { 0, UTIME_OMIT }, { 1000000000, 0 } }, { { 0, UTIME_OMIT }, { 0, UTIME_NOW } } };
+    for (size_t i = 0; i < sizeof times / sizeof times[0]; i++) {
+        char dir[FM_PATH_BYTES], path[FM_PATH_BYTES], buffer[64];
+        ckpt_model model;
+        fm_source *source;
+        ckpt_scratch(dir);
+        ckpt_model_make(&model, 1, 1);
+        ckpt_model_write(dir, &model, 1);
+        assert_int_equal(fm_path_join(path, dir, "model.safetensors"), FM_OK);
+        assert_int_equal(fm_source_open_hf(&source, dir, NULL), FM_OK);
+        const int64_t start[2] = { 0, 0 }, count[2] = { 1, 1 };
+        assert_int_equal(fm_source_read(source, buffer, 0, start, count), FM_OK);
+        assert_int_equal(utimensat(AT_FDCWD, path, times[i], 0), 0);
+        assert_int_equal(fm_source_read(source, buffer, 0, start, count), FM_ERR_IO);
+        assert_non_null(strstr(fm_error_message(), "changed while it was being read"));
+        assert_non_null(strstr(fm_error_message(), path));
+        fm_source_close(source);
+        ckpt_model_clear(&model);
+        fm_dir_remove(dir);
+    }
+}
+
 static void out_of_memory_is_an_error(void **state)
 {
     char dir[FM_PATH_BYTES];
@@ -156,6 +183,7 @@ int main(void)
         cmocka_unit_test(every_slice_is_right),
         cmocka_unit_test(large_hyperslabs_are_right),
         cmocka_unit_test(what_does_not_fit_is_refused),
+        cmocka_unit_test(a_file_that_changes_is_noticed),
         cmocka_unit_test(out_of_memory_is_an_error),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -233,6 +233,30 @@ static void files_that_are_no_tokenizers_are_refused(void **state)
     assert_int_equal(fm_memory_used_bytes(FM_MEMORY_KINDS), before);
 }
 
+/* A regular expression with as many ways through a text as there are subsets of its letters. */
+static void endless_expressions_are_given_up(void **state)
+{
+    char text[] = "{\"model\": {\"type\": \"BPE\", \"vocab\": {\"a\": 0}, \"merges\": []}, \"pre_tokenizer\": "
+                  "{\"type\": \"Split\", \"pattern\": {\"Regex\": \"(a|a)*b\"}, \"behavior\": \"Isolated\"}, "
+                  "\"post_processor\": {\"type\": \"TemplateProcessing\", \"single\": [{\"SpecialToken\": {\"id\": \"x\"}}, "
+                  "{\"Sequence\": {\"id\": \"A\"}}], \"special_tokens\": {\"x\": {\"ids\": [77]}}}}";
+    const fm_tokenizer_texts texts = { .text = { text }, .size_bytes = { sizeof text - 1 } };
+    fm_tokenizer *tokenizer;
+    int32_t *ids;
+    int64_t n;
+    char many[61];
+    memset(many, 'a', sizeof many);
+    assert_int_equal(fm_tokenizer_new(&tokenizer, &texts, "dir"), FM_OK);
+    assert_int_equal(fm_tokenizer_encode(&ids, &n, tokenizer, many, sizeof many, true), FM_ERR_FORMAT);
+    assert_non_null(strstr(fm_error_message(), "attempts"));
+    assert_int_equal(fm_tokenizer_encode(&ids, &n, tokenizer, "aab", 2, true), FM_OK);
+    assert_int_equal(n, 3);
+    assert_int_equal(ids[0], 77);
+    assert_int_equal(fm_tokenizer_vocab_size(tokenizer), 78);      /* what the template adds is an id too */
+    fm_tokenizer_free(ids);
+    fm_tokenizer_destroy(tokenizer);
+}
+
 /* Any cut of a good file is an error and leaves no memory behind. */
 static void cut_files_are_refused(void **state)
 {
@@ -334,6 +358,7 @@ int main(void)
         cmocka_unit_test(special_ids_are_known),
         cmocka_unit_test(text_that_is_not_utf8_is_refused),
         cmocka_unit_test(files_that_are_no_tokenizers_are_refused),
+        cmocka_unit_test(endless_expressions_are_given_up),
         cmocka_unit_test(cut_files_are_refused),
         cmocka_unit_test(failed_allocations_are_survived),
         cmocka_unit_test(time_grows_with_the_text),
