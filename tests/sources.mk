@@ -116,6 +116,7 @@ shell_tests = \
 	tests/slurm/jobs.sh \
 	tests/style/calls.sh \
 	tests/style/headers.sh \
+	tests/style/scripts.sh \
 	tests/style/shape.sh
 TESTS += $(shell_tests)
 dist_check_SCRIPTS += $(shell_tests) tests/slurm/in_allocation.sh

@@ -53,6 +53,7 @@ SwitchType=switch/none
 CommunicationParameters=NoCtldInAddrAny,NoInAddrAny
 SlurmdParameters=config_overrides
 ReturnToService=2
+MinJobAge=3600
 SelectType=select/cons_tres
 SelectTypeParameters=CR_CPU
 SchedulerParameters=sched_min_interval=0,bf_interval=1
