@@ -12,8 +12,9 @@ cluster_missing()
     for command in munged slurmctld slurmd sbatch srun squeue scontrol scancel; do
         command -v $command >/dev/null || { echo "there is no $command here (Debian: slurmctld slurmd slurm-client munge)"; return; }
     done
-    [ -z "${FM_TEST_CLUSTER:-}" ] || echo "this is a job of such a Slurm"
-    [ "$(id -u)" -eq 0 ] || echo "slurmd starts jobs as root only"
+    [ -z "${FM_TEST_CLUSTER:-}" ] || { echo "this is a job of such a Slurm"; return; }
+    [ "$(id -u)" -eq 0 ] || { echo "slurmd starts jobs as root only"; return; }
+    getent hosts "$(uname -n)" >/dev/null || echo "no address is known for $(uname -n), this machine's name, for which Slurm asks"
 }
 
 # free_ports N: so many that nobody listens on, below those that the system gives out.
