@@ -75,6 +75,12 @@ tests_mesh_mesh_model_SOURCES = tests/mesh/mesh_model.c tests/mesh/check_alone.c
 	tests/mesh/mesh_run.c tests/mesh/mesh_run.h tests/mesh/reference.c tests/mesh/reference.h tests/mesh/trial.c tests/mesh/trial.h
 dist_check_DATA += tests/mesh/README.md tests/mesh/mesh_model.ini tests/mesh/testlist.all tests/mesh/models/wide/config.json
 
+# Every operation of a device against the CPU's; tests/gpu/run.sh runs it on a GPU, testlist on the CPU itself.
+check_PROGRAMS += tests/gpu/ops_parity
+tests_gpu_ops_parity_SOURCES = tests/gpu/ops_parity.c
+EXTRA_DIST += tests/gpu/run.sh tests/gpu/models/llama-3.2-1b/config.json tests/gpu/models/llama-3.2-3b/config.json \
+	tests/gpu/models/llama-3.1-8b/config.json
+
 # Lets ranks that outnumber the cores yield while they wait; tests/lib.sh preloads it.
 check_LTLIBRARIES += tests/mesh/yield_shim.la
 tests_mesh_yield_shim_la_SOURCES = tests/mesh/yield_shim.c
@@ -106,6 +112,7 @@ shell_tests = \
 	tests/oracle/tokenizer.sh \
 	tests/regression/bad.sh \
 	tests/regression/bench.sh \
+	tests/regression/bundle.sh \
 	tests/regression/export.sh \
 	tests/regression/library.sh \
 	tests/regression/load.sh \

@@ -1,13 +1,9 @@
 # `make bench`: a benchmark, not a test. FM_ORACLE_PYTHON=python adds PyTorch's figures.
-bench_programs = \
-	tests/bench/gemm_peak \
-	tests/bench/launch \
-	tests/bench/ops_bench
+bench_programs = tests/bench/ops_bench
 EXTRA_PROGRAMS += $(bench_programs)
 CLEANFILES += $(bench_programs)
-tests_bench_gemm_peak_LDFLAGS = $(OPENMP_CFLAGS)
 tests_bench_ops_bench_LDFLAGS = $(OPENMP_CFLAGS)
-EXTRA_DIST += tests/bench/bench.sh tests/bench/torch_bench.py tests/bench/smollm2-135m/config.json
+EXTRA_DIST += tests/bench/bench.sh tests/bench/peer.py tests/bench/smollm2-135m/config.json
 
 bench: finemesh$(EXEEXT) $(bench_programs)
 	@$(AM_TESTS_ENVIRONMENT) $(SHELL) $(srcdir)/tests/bench/bench.sh
