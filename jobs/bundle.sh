@@ -6,7 +6,7 @@
 #     make bundle                        in the build directory: finemesh-VERSION-bundle/ and finemesh-VERSION-bundle.tar.gz
 #     bin/mpiexec -n 2 bin/finemesh run job.ini      wherever it is unpacked
 set -eu
-: "${srcdir:?run this through make bundle}" "${top_builddir:?}" "${MPIEXEC:?}" "${FM_VERSION:?}"
+: "${srcdir:?run this through make bundle}" "${top_builddir:?}" "${MPIEXEC:?}" "${FM_VERSION:?}" "${FM_BUNDLE_TESTS?}"
 source_dir=$(cd "$srcdir" && pwd)
 build_dir=$(cd "$top_builddir" && pwd)
 most_mib=60
@@ -30,7 +30,12 @@ program()
 
 program "$build_dir/finemesh"
 program "$build_dir/tests/mesh/mesh_model"
+tests="mesh_model ops_parity"
 program "$build_dir/tests/gpu/ops_parity"
+for test in $FM_BUNDLE_TESTS; do       # of single kernels on a GPU: where cmocka was there to build them with
+    program "$build_dir/$test"
+    tests="$tests $(basename "$test")"
+done
 cp -L "$build_dir/tests/mesh/.libs/yield_shim.so" "$bundle/lib/finemesh/"
 launcher=$(command -v "$MPIEXEC")
 program "$(readlink -f "$launcher")" mpiexec.hydra
@@ -50,7 +55,7 @@ libraries "$bundle"/libexec/* $(find "$bundle/lib" -name '*.so*') | while read -
     base=$(basename "$library")
     printf '%s\n' "$base" | grep -qE "$outside" || cp -L "$library" "$bundle/lib/$base"
 done
-strip --strip-unneeded "$bundle"/libexec/finemesh "$bundle"/libexec/mesh_model "$bundle"/libexec/ops_parity "$bundle"/lib/libfinemesh.so* \
+strip --strip-unneeded $(for own in finemesh $tests; do echo "$bundle/libexec/$own"; done) "$bundle"/lib/libfinemesh.so* \
     $(find "$bundle/lib/finemesh" -name '*.so')
 
 # One script under several names: the libraries of the bundle first, then CUDA's where a toolkit lies in its usual place.
@@ -64,7 +69,7 @@ program=${0##*/}
 exec "$here/libexec/$program" "$@"
 END
 chmod 755 "$bundle/bin/finemesh"
-for other in mpiexec mesh_model ops_parity; do
+for other in mpiexec $tests; do
     cp "$bundle/bin/finemesh" "$bundle/bin/$other"
 done
 

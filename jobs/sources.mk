@@ -7,8 +7,11 @@ dist_pkgdata_SCRIPTS = jobs/check.sbatch jobs/finetune.sbatch jobs/finetune-gpu.
 EXTRA_DIST += jobs/bundle.sh
 
 # make bundle: a relocatable directory and .tar.gz for machines without packages.
-bundle: finemesh$(EXEEXT) tests/mesh/mesh_model$(EXEEXT) tests/mesh/yield_shim.la tests/gpu/ops_parity$(EXEEXT)
-	@$(AM_TESTS_ENVIRONMENT) FM_VERSION='$(PACKAGE_VERSION)' $(SHELL) $(srcdir)/jobs/bundle.sh
+if HAVE_CMOCKA
+bundle_tests = $(gpu_tests) tests/cuda/gpu_bandwidth
+endif
+bundle: finemesh$(EXEEXT) tests/mesh/mesh_model$(EXEEXT) tests/mesh/yield_shim.la tests/gpu/ops_parity$(EXEEXT) $(bundle_tests) $(pkglib_LTLIBRARIES)
+	@$(AM_TESTS_ENVIRONMENT) FM_VERSION='$(PACKAGE_VERSION)' FM_BUNDLE_TESTS='$(bundle_tests)' $(SHELL) $(srcdir)/jobs/bundle.sh
 .PHONY: bundle
 clean-local:
 	rm -rf $(PACKAGE)-$(PACKAGE_VERSION)-bundle $(PACKAGE)-$(PACKAGE_VERSION)-bundle.tar.gz

@@ -17,11 +17,13 @@ if [ -x "$tree/../../bin/finemesh" ]; then
     bin=$(cd "$tree/../../bin" && pwd)
     finemesh=$bin/finemesh mpiexec=$bin/mpiexec mesh_model=$bin/mesh_model ops_parity=$bin/ops_parity
     shim=$(cd "$bin/../lib/finemesh" && pwd)/yield_shim.so
+    module=$(cd "$bin/../lib/finemesh" && pwd)/finemesh_cuda.so kernels=$bin
     memcheck_target=$bin/finemesh
 else
     build=$(cd "${FM_BUILD:-$tree/build}" 2>/dev/null && pwd) || { echo "no bundle, and no build tree at ${FM_BUILD:-$tree/build}" >&2; exit 99; }
     finemesh=$build/finemesh mpiexec=${MPIEXEC:-mpiexec} mesh_model=$build/tests/mesh/mesh_model ops_parity=$build/tests/gpu/ops_parity
     shim=$build/tests/mesh/.libs/yield_shim.so
+    module=$build/.libs/finemesh_cuda.so kernels=$build/tests/cuda
     memcheck_target=$finemesh
 fi
 cd "$tree" || exit 99
@@ -108,6 +110,12 @@ say "$(printf '# %-5s %-58s %7s  %s' "" "what" "took" "last line")"
 # ---- operations ----
 check ops 240 "$ops_parity" cuda
 ops_status=$?
+for kernel_test in "$kernels"/gpu_*; do
+    case $kernel_test in
+    *'*' | */gpu_bandwidth* | *.o) ;;
+    *) check "$(basename "$kernel_test")" 120 "$kernel_test" "$module" ;;
+    esac
+done
 
 # ---- whole models: loss and every gradient against transformers' in fp64; bf16 and fp16 within twice torch's own distance ----
 # models NAME RANKS LIMIT CHECK MODELS KEYS...
@@ -158,6 +166,7 @@ fi
 [ "$ops_status" -eq 0 ] || say "# operations are wrong: the benchmarks below say little"
 
 # ---- benchmarks ----
+[ ! -x "$kernels/gpu_bandwidth" ] || check gpu_bandwidth 60 "$kernels/gpu_bandwidth" "$module"
 python=${FM_ORACLE_PYTHON:-python3}
 "$python" -c 'import torch, transformers; assert torch.cuda.is_available()' 2>/dev/null || python=
 number() { grep -o "\"$1\": *[-+0-9.e]*" "$2" | head -n 1 | sed 's/.*: *//'; }
