@@ -1,5 +1,7 @@
 #include "trial.h"
 
+#include "job/device.h"
+
 /* The loop, and room for the model and its passes. Local. */
 static int open_loop(trial *t, const trial_spec *spec)
 {
@@ -22,6 +24,7 @@ int trial_begin(trial *t, const trial_spec *spec)
     FM_TRY(fm_assemble_shape(&t->a, false));
     FM_TRY(fm_assemble_config(&t->a));
     FM_TRY(fm_assemble_mesh(&t->a));
+    FM_TRY(fm_assemble_device(&t->a));
     if (t->a.job.model.init == FM_INIT_PRETRAINED) {
         FM_TRY(fm_source_open(&t->source, t->a.job.model.path, world));
     }
