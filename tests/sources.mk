@@ -127,7 +127,7 @@ shell_tests = \
 	tests/style/shape.sh
 TESTS += $(shell_tests)
 dist_check_SCRIPTS += $(shell_tests) tests/slurm/in_allocation.sh
-noinst_HEADERS += tests/unit/numeric.h
+noinst_HEADERS += tests/unit/attention.h tests/unit/numeric.h
 dist_check_DATA += tests/regression/bad.table tests/regression/losses.table
 dist_check_DATA += tests/lib.sh tests/slurm/cluster.sh tests/mesh/testlist tests/style/calls.table \
 	tests/oracle/compare.py tests/oracle/oracle.py

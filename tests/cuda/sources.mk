@@ -2,6 +2,10 @@
 kernel_headers = tests/cuda/cuda_on_host.h tests/cuda/kernel_lab.h
 kernel_sources = \
 	tests/cuda/cuda_on_host.cpp \
+	tests/cuda/kernels/attention_cuda.cpp \
+	tests/cuda/kernels/attention_mma_backward_cuda.cpp \
+	tests/cuda/kernels/attention_mma_cuda.cpp \
+	tests/cuda/kernels/attention_plain_cuda.cpp \
 	tests/cuda/kernels/columns_cuda.cpp \
 	tests/cuda/kernels/elementwise_cuda.cpp \
 	tests/cuda/kernels/embedding_cuda.cpp \
@@ -10,6 +14,7 @@ kernel_sources = \
 	tests/cuda/kernels/optimizer_cuda.cpp \
 	tests/cuda/kernels/rope_cuda.cpp
 kernel_tests = \
+	tests/cuda/test_attention_cuda \
 	tests/cuda/test_elementwise \
 	tests/cuda/test_rows \
 	tests/cuda/test_words
@@ -35,6 +40,9 @@ tests_cuda_libkernels_la_LIBADD =
 
 kernel_cflags = $(AM_CFLAGS) $(KERNEL_SANITIZE)
 kernel_ldadd = tests/cuda/libkernels.la $(LDADD) -lstdc++ -lpthread
+tests_cuda_test_attention_cuda_CPPFLAGS = $(kernel_cppflags)
+tests_cuda_test_attention_cuda_CFLAGS = $(kernel_cflags)
+tests_cuda_test_attention_cuda_LDADD = $(kernel_ldadd)
 tests_cuda_test_elementwise_CPPFLAGS = $(kernel_cppflags)
 tests_cuda_test_elementwise_CFLAGS = $(kernel_cflags)
 tests_cuda_test_elementwise_LDADD = $(kernel_ldadd)

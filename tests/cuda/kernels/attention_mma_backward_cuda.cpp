@@ -1,0 +1,1 @@
+#include "ops/attention_mma_backward_cuda.cu"
