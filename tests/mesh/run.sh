@@ -11,7 +11,12 @@ run_row()
     shift 3
     mkdir "$scratch/$row_name"
     set -- $(printf '%s\n' "$*" | sed "s|{src}|$source_dir|g; s|{tmp}|$scratch/$row_name|g")
-    tap_check "$row_name on $row_ranks" run_ranks "$row_ranks" "$build_dir/$row_program" "$@"
+    case $row_program in
+    cuda:*)
+        row_order=${row_program#cuda:}
+        tap_check "$row_name on $row_ranks" run_double "$row_ranks" "${row_order%%:*}" "$build_dir/${row_program##*:}" "$@" ;;
+    *) tap_check "$row_name on $row_ranks" run_ranks "$row_ranks" "$build_dir/$row_program" "$@" ;;
+    esac
     rm -rf "${scratch:?}/$row_name"
 }
 

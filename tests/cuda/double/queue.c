@@ -197,7 +197,6 @@ static bool run_any(void)
 
 static bool go_on(const goal *g)
 {
-    memory_open();
     bool moved;
     switch (queues.order) {
     case EARLY: {
@@ -208,18 +207,25 @@ static bool go_on(const goal *g)
     case RANDOM: moved = run_any(); break;
     default: moved = advance(g, 0) || run_others(g->stream, false);
     }
-    if (queues.n_polls == 0) {
-        memory_close();                /* else somebody else's process may be reading it */
-    }
     return moved;
+}
+
+/* Not while something is on its way: another process may be reading what is sent. */
+static void close_memory(void)
+{
+    if (queues.n_polls == 0) {
+        memory_close();
+    }
 }
 
 static bool try(const goal *g)
 {
     lock_queues();
+    memory_open();
     while (!is_reached(g) && go_on(g)) {
     }
     const bool reached = is_reached(g);
+    close_memory();
     unlock_queues();
     return reached;
 }
@@ -280,9 +286,7 @@ void queue_progress(void)
     lock_queues();
     memory_open();
     run_others(NULL, true);
-    if (queues.n_polls == 0) {
-        memory_close();
-    }
+    close_memory();
     unlock_queues();
 }
 
