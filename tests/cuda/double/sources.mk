@@ -35,7 +35,7 @@ tests_cuda_double_libnccl_la_LIBADD = tests/cuda/double/libcudart_double.la -lm
 # The CUDA module itself over the doubles: every file of it, the kernels as C++ (kernel_sources, tests/cuda/sources.mk). It lies where no
 # program looks; tests/lib.sh lays it beside a copy of a program.
 if HAVE_CXX17
-EXTRA_LTLIBRARIES = tests/cuda/double/finemesh_cuda.la
+check_LTLIBRARIES += tests/cuda/double/finemesh_cuda.la
 endif
 tests_cuda_double_finemesh_cuda_la_SOURCES = $(cuda_module_c) $(cuda_module_nccl) $(kernel_sources)
 tests_cuda_double_finemesh_cuda_la_CPPFLAGS = $(AM_CPPFLAGS) $(double_cppflags) -DFM_WITH_NCCL
