@@ -27,3 +27,27 @@ cuda_module_cu = \
 	src/ops/rope_cuda.cu
 EXTRA_DIST += $(cuda_module_c) $(cuda_module_nccl) $(cuda_module_cu)
 
+if CUDA
+pkglib_LTLIBRARIES = finemesh_cuda.la
+finemesh_cuda_la_SOURCES = $(cuda_module_c) $(cuda_module_cu)
+finemesh_cuda_la_CPPFLAGS = $(AM_CPPFLAGS) $(CUDA_CPPFLAGS)
+finemesh_cuda_la_LDFLAGS = -module -avoid-version -shared -no-undefined -export-symbols-regex '^fm_cuda_entry$$' -Wl,-z,defs -R$(fm_cuda_lib)
+finemesh_cuda_la_LIBADD = libfinemesh.la $(CUDA_LIBS) -lstdc++
+if NCCL
+finemesh_cuda_la_SOURCES += $(cuda_module_nccl)
+finemesh_cuda_la_CPPFLAGS += -DFM_WITH_NCCL
+endif
+
+SUFFIXES = .cu
+AM_V_NVCC = $(am__v_NVCC_@AM_V@)
+am__v_NVCC_ = $(am__v_NVCC_@AM_DEFAULT_V@)
+am__v_NVCC_0 = @echo "  NVCC    " $@;
+am__v_NVCC_1 =
+# libtool takes -shared for itself: only the position-independent object is made
+.cu.lo:
+	$(AM_V_NVCC)$(MKDIR_P) $(@D)/$(DEPDIR) && $(LIBTOOL) $(AM_V_lt) --tag=CC --mode=compile $(NVCC) -shared -ccbin "$(CXX)" \
+	  -forward-unknown-to-host-compiler -std=c++17 $(NVCCFLAGS) --threads 2 $(CUDA_GENCODE) $(DEFS) $(AM_CPPFLAGS) $(CUDA_CPPFLAGS) \
+	  -MMD -MP -MF $(@D)/$(DEPDIR)/$(*F).cu.Plo -MT $@ -c -o $@ $<
+-include $(cuda_module_cu:src/ops/%.cu=src/ops/$(DEPDIR)/%.cu.Plo)
+CLEANFILES += src/ops/$(DEPDIR)/*.cu.Plo
+endif
