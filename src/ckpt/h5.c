@@ -44,11 +44,12 @@ static int h5_error(const char *path, const char *what)
 }
 
 /* The end of a file that was written: the disk's reason before HDF5's. */
-static int close_written(hid_t file, const fm_h5_outcome *outcome, int rc, const char *path)
+static int close_written(hid_t file, fm_h5_outcome *outcome, int rc, const char *path)
 {
     if (file >= 0 && H5Fclose(file) < 0 && rc == FM_OK) {
         rc = h5_error(path, "close the file");
     }
+    fm_h5_end_driver(outcome);
     return outcome->rc < 0 ? fm_fail_with(outcome->rc, outcome->why) : rc;
 }
 

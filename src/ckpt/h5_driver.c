@@ -139,10 +139,18 @@ static const H5FD_class_t driver = {
 int fm_h5_use_driver(hid_t access, fm_h5_outcome *outcome)
 {
     const access_info info = { outcome };
-    const hid_t id = H5FDregister(&driver);
-    const herr_t set = id < 0 ? -1 : H5Pset_driver(access, id, &info);
-    if (id >= 0) {
-        H5FDunregister(id);            /* the list, and each file, keep it as long as they need it */
+    outcome->driver = H5FDregister(&driver);
+    if (outcome->driver < 0 || H5Pset_driver(access, outcome->driver, &info) < 0) {
+        fm_h5_end_driver(outcome);
+        return fm_fail(FM_ERR_IO, "HDF5 takes no driver for files");
     }
-    return set < 0 ? fm_fail(FM_ERR_IO, "HDF5 takes no driver for files") : FM_OK;
+    return FM_OK;
+}
+
+void fm_h5_end_driver(fm_h5_outcome *outcome)
+{
+    if (outcome->driver > 0) {
+        H5FDunregister(outcome->driver);
+    }
+    outcome->driver = 0;
 }

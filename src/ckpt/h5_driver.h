@@ -7,6 +7,7 @@
 
 /* What became of a file: zeros before it is opened; to be looked at when it is closed, and to stay where it is until then. */
 typedef struct {
+    hid_t driver;                      /* 0: none */
     int rc;                            /* of the first write that failed */
     char why[1024];                    /* its sentence */
 } fm_h5_outcome;
@@ -14,5 +15,8 @@ typedef struct {
 /* Lets files that are opened for writing with these access properties tell their outcome. Local. FM_ERR_IO where HDF5 has no room for
  * another driver. */
 int fm_h5_use_driver(hid_t access, fm_h5_outcome *outcome);
+
+/* Lets the driver go, after the file was closed: HDF5 1.10 looks into a driver once more after the file has let go of it. Local. */
+void fm_h5_end_driver(fm_h5_outcome *outcome);
 
 #endif

@@ -15,8 +15,8 @@
 
 typedef struct fm_regex fm_regex;
 
-/* Attempts at one place of a text, Oniguruma's own default: (a|a)*b would take as many as there are ways through a text. */
-enum { FM_REGEX_RETRIES = 10000000 };
+/* Attempts at one place of a text, a tenth of Oniguruma's default: (a|a)*b would take as many as there are ways through a text. */
+enum { FM_REGEX_RETRIES = 1000000 };
 
 /* Compiles a pattern of valid UTF-8; the caller destroys it. `name` stands in errors.
  * Errors: FM_ERR_UNSUPPORTED for syntax beyond the above, FM_ERR_FORMAT for a pattern that is none. */

@@ -40,7 +40,7 @@ for target in ${FUZZ_TARGETS:-$targets}; do
     mkdir -p "corpus/$target" "found/$target"
     set -- "corpus/$target" "$source_dir/tests/fuzz/corpus/$target"
     [ -d "$source_dir/tests/fuzz/regressions/$target" ] && set -- "$@" "$source_dir/tests/fuzz/regressions/$target"
-    if timeout $((FUZZ_SECONDS + 120)) "tests/fuzz/fuzz_$target" -max_total_time="$FUZZ_SECONDS" -timeout=20 -rss_limit_mb=2000 \
+    if timeout $((FUZZ_SECONDS + 120)) "tests/fuzz/fuzz_$target" -max_total_time="$FUZZ_SECONDS" -timeout=60 -rss_limit_mb=2000 \
         -malloc_limit_mb=1000 -max_len=10000 -print_final_stats=1 -artifact_prefix="found/$target/" "$@" >"$target.log" 2>&1; then
         tap_ok "$target: $(sed -n 's/^stat::number_of_executed_units: *//p' "$target.log") inputs in $FUZZ_SECONDS s"
     else
