@@ -150,9 +150,6 @@ template <> __device__ __forceinline__ fm_bf16 fm_narrow<fm_bf16>(float x)
 template <> __device__ __forceinline__ fm_f16 fm_narrow<fm_f16>(float x) { return fm_f16{ __half_as_ushort(__float2half_rn(x)) }; }
 #endif
 
-/* The number as it will be read back. */
-template <class T> __device__ __forceinline__ float fm_round(float x) { return fm_widen(fm_narrow<T>(x)); }
-
 /* Two numbers in one word, the first in the low half. */
 template <class T> __device__ __forceinline__ unsigned fm_narrow2(float low, float high)
 {

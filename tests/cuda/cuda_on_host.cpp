@@ -71,7 +71,7 @@ static fm_host_thread threads[MOST_THREADS];
 static stack_state stacks[MOST_THREADS], scheduler;
 static char *stack_memory;
 static int turns[MOST_THREADS];        /* thread numbers in the order in which they run */
-static int n_threads;
+static int n_threads, ended;
 static int barrier_line, barrier_arrived;
 static fm_host_record records[WARPS][32];   /* a lane is in one meeting at most; all zero when a block has ended */
 static unsigned records_used[WARPS];
@@ -294,6 +294,33 @@ static void report_deadlock(void)
                  count[AT_BARRIER], barrier_line, count[AT_MEETING], count[ENDED]);
 }
 
+/* Up and down, a warp runs as far as it can before the next has a turn: one that overtakes the others shows. Shuffled, all threads take
+ * turns: lanes that rely on running together show. */
+static int end_of_group(int from)
+{
+    int to = from + 1;
+    while (to < n_threads && (thread_order == FM_HOST_SEEDED || threads[turns[to]].warp == threads[turns[from]].warp)) {
+        to++;
+    }
+    return to;
+}
+
+/* Gives each thread of a group that can go on a turn; how many there were. */
+static int run_group(int from, int to)
+{
+    int ran = 0;
+    for (int i = from; i < to; i++) {
+        fm_host_thread *const t = &threads[turns[i]];
+        if (t->state == READY) {
+            fm_host_now = t;
+            switch_stacks(&scheduler, &stacks[t->linear]);
+            ended += t->state == ENDED;
+            ran++;
+        }
+    }
+    return ran;
+}
+
 static void run_block(void)
 {
     open_shared();
@@ -305,14 +332,11 @@ static void run_block(void)
                       STACK_BYTES - GUARD_BYTES - (size_t)(i % 64) * 192, thread_entry);
         threads[i].state = READY;
     }
-    for (int ended = 0; ended < n_threads;) {
+    for (ended = 0; ended < n_threads;) {
         bool moved = false;
-        for (int i = 0; i < n_threads; i++) {
-            fm_host_thread *const t = &threads[turns[i]];
-            if (t->state == READY) {
-                fm_host_now = t;
-                switch_stacks(&scheduler, &stacks[t->linear]);
-                ended += t->state == ENDED;
+        for (int from = 0, to; from < n_threads; from = to) {
+            to = end_of_group(from);
+            while (run_group(from, to) > 0) {
                 moved = true;
             }
         }

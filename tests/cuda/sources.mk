@@ -16,6 +16,7 @@ kernel_sources = \
 kernel_tests = \
 	tests/cuda/test_attention_cuda \
 	tests/cuda/test_elementwise \
+	tests/cuda/test_on_host \
 	tests/cuda/test_rows \
 	tests/cuda/test_words
 noinst_HEADERS += $(kernel_headers)
@@ -46,6 +47,10 @@ tests_cuda_test_attention_cuda_LDADD = $(kernel_ldadd)
 tests_cuda_test_elementwise_CPPFLAGS = $(kernel_cppflags)
 tests_cuda_test_elementwise_CFLAGS = $(kernel_cflags)
 tests_cuda_test_elementwise_LDADD = $(kernel_ldadd)
+tests_cuda_test_on_host_SOURCES = tests/cuda/test_on_host.cpp
+tests_cuda_test_on_host_CPPFLAGS = $(kernel_cppflags)
+tests_cuda_test_on_host_CXXFLAGS = $(kernel_cxxflags)
+tests_cuda_test_on_host_LDADD = $(kernel_ldadd)
 tests_cuda_test_rows_CPPFLAGS = $(kernel_cppflags)
 tests_cuda_test_rows_CFLAGS = $(kernel_cflags)
 tests_cuda_test_rows_LDADD = $(kernel_ldadd)
