@@ -15,6 +15,9 @@ run_it() { launch "$1" run $(job "$2" checkpoint.export=final); }
 convert_it() { launch "$1" convert inputs/quickstart.ini job.output_dir="$2"; }
 export_it() { launch "$1" export "$scratch/before/job.ini" checkpoint.resume=auto job.output_dir="$2"; }
 
+reshard_it() { launch "$1" reshard "$scratch/before/checkpoints/step-000002" --tp-size 2 --dp-size 1 -o "$2/set"; }
+exports_it() { launch "$1" run $(job "$2" checkpoint.export=every); }
+
 # ---- what a command starts from, and what must be there at its end ----
 
 start_run() { :; }
@@ -32,6 +35,12 @@ end_export()
 {
     cmp "$1/hf/model.safetensors" "$scratch/undisturbed.safetensors" && [ -z "$(find "$1" -name '*.tmp*' | grep -v checkpoints)" ]
 }
+
+start_reshard() { mkdir "$1"; }
+end_reshard() { timeout 60 "$finemesh" verify "$1/set" && [ -z "$(find "$1" -name '*.tmp*')" ]; }
+
+start_exports() { :; }
+end_exports() { equal "$1" && cmp "$1/checkpoints/step-000004-hf/model.safetensors" "$scratch/undisturbed.safetensors"; }
 
 # ---- one trial ----
 
@@ -88,6 +97,7 @@ undisturbed()
     "start_$1" "$out"
     "$1_it" "$2" "$out" >"$scratch/stdout" 2>&1 || { cat "$scratch/stdout"; return 1; }
     [ ! -e "$out/metrics.jsonl" ] || numbers "$out" >"$scratch/numbers.a"
+    ! ls -d "$out"/checkpoints/step-*-hf >/dev/null 2>&1 || cp "$out"/checkpoints/step-000004-hf/model.safetensors "$scratch/undisturbed.safetensors"
     [ ! -e "$out/hf" ] || cp "$out/hf/model.safetensors" "$scratch/undisturbed.safetensors"
 }
 
@@ -132,6 +142,10 @@ each resume 1 0 KILL "$(every 151)"
 each convert 1 0 ENOSPC "$(every 61)"
 each export 1 0 ENOSPC "$(every 31)"
 each export 1 0 KILL "$(every 61)"
+each reshard 1 0 ENOSPC "$(every 61)"
+each reshard 1 0 KILL "$(every 61)"
+each exports 1 0 EIO "$(every 211)"
+each exports 1 0 KILL "$(every 211)"
 each run 2 0 EIO "$(every 251)"
 each run 2 1 EIO "$(every 251)"
 each run 2 1 KILL "$(every 251)"
