@@ -10,18 +10,26 @@
 /* MPI counts are int: a larger operation is cut into pieces of this many elements, all in flight at once. */
 enum { PIECE = 1 << 30, MAX_PIECES = 64 };
 
-typedef struct {
-    MPI_Comm comm;
-    MPI_Op sum_16[2];                  /* MPI has no bf16 and no f16: sums of our own, [0] bf16, [1] f16 */
-} mpi_state;
-
 /* One operation: its MPI requests. Kept in fm_request.handle[1]. */
-typedef struct {
+typedef struct mpi_pending mpi_pending;
+struct mpi_pending {
+    mpi_pending *next;                 /* spare one */
     const char *what;
     int64_t number;                    /* the group's n-th */
     int n;
     MPI_Request requests[MAX_PIECES];
-} mpi_pending;
+};
+
+/* Operations find their place here, so that none fails on one rank alone for want of memory, which would put it out of step; only who
+ * has more than so many in flight takes more. */
+enum { PLACES = 32 };
+
+typedef struct {
+    MPI_Comm comm;
+    MPI_Op sum_16[2];                  /* MPI has no bf16 and no f16: sums of our own, [0] bf16, [1] f16 */
+    mpi_pending *spare;
+    mpi_pending places[PLACES];
+} mpi_state;
 
 static MPI_Datatype type_of(enum fm_dtype dtype)
 {
@@ -78,11 +86,15 @@ static int check(int mpi_rc, const fm_comm *comm, const char *what)
 
 static int begin(const fm_comm *comm, fm_request *request, mpi_pending **pending, const char *what)
 {
-    *pending = fm_alloc(sizeof **pending, FM_MEMORY_HOST);
+    mpi_state *const state = comm->state;
+    *pending = state->spare != NULL ? state->spare : fm_alloc(sizeof **pending, FM_MEMORY_HOST);
     if (*pending == NULL) {
         return FM_ERR_MEMORY;
     }
+    state->spare = (*pending)->next;
     (*pending)->what = what;
+    (*pending)->number = 0;
+    (*pending)->n = 0;
     for (int k = 0; k < FM_TRAFFIC_KINDS; k++) {
         (*pending)->number += comm->traffic.calls[k];
     }
@@ -117,7 +129,9 @@ static int wait_all(fm_request *request)
     const int mpi_rc = comm->watch != NULL ? wait_watched(comm, pending, statuses)
                                            : MPI_Waitall(pending->n, pending->requests, statuses);
     const int rc = check(mpi_rc, comm, "waiting");
-    fm_free(pending);
+    mpi_state *const state = comm->state;
+    pending->next = state->spare;
+    state->spare = pending;
     *request = (fm_request){ { NULL, NULL } };
     return rc;
 }
@@ -254,6 +268,13 @@ static void close_comm(fm_comm *comm)
         MPI_Op_free(&state->sum_16[i]);
     }
     MPI_Comm_free(&state->comm);
+    while (state->spare != NULL) {
+        mpi_pending *const spare = state->spare;
+        state->spare = spare->next;
+        if (spare < state->places || spare >= state->places + PLACES) {
+            fm_free(spare);
+        }
+    }
     fm_free(state);
 }
 
@@ -295,6 +316,10 @@ int fm_comm_mpi_split(fm_comm **out, const char *name, const void *mpi_comm, int
         fm_free(state);
         MPI_Comm_free(&made);
         return FM_ERR_MEMORY;
+    }
+    for (int p = 0; p < PLACES; p++) {
+        state->places[p].next = state->spare;
+        state->spare = &state->places[p];
     }
     state->comm = made;
     MPI_Op_create(sum_bf16, 1, &state->sum_16[0]);

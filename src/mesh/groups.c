@@ -57,34 +57,39 @@ static int color_of(const fm_mesh_shape *shape, const fm_coord *coord, enum fm_g
     return fm_mesh_rank(shape, &lowest);
 }
 
+static void close_members(fm_groups *groups)
+{
+    for (int g = FM_GROUPS - 1; g >= 0; g--) {
+        fm_comm_destroy(groups->device_members[g]);
+        fm_comm_destroy(groups->members[g]);
+    }
+}
+
+/* Every rank makes all of the calls that are collective, also when something has failed on it: who left early would leave the others
+ * waiting. The struct itself comes last for the same reason. */
 int fm_groups_new(fm_groups **out, const fm_mesh_shape *shape, const int *kv_run, const void *mpi_comm)
 {
-    fm_groups *groups = fm_alloc(sizeof *groups, FM_MEMORY_HOST);
-    if (groups == NULL) {
-        return FM_ERR_MEMORY;
-    }
-    groups->shape = *shape;
-    *out = groups;
-    if (mpi_comm == NULL) {
-        return FM_OK;
-    }
-    fm_comm *world;
-    int rc;
-    FM_TRY_TO(failed, rc, fm_comm_new_world(&world, mpi_comm));
-    groups->members[FM_GROUP_WORLD] = world;
-    const int rank = fm_comm_rank(world);
-    groups->coord = fm_mesh_coord(shape, rank);
-    for (int g = 0; g < FM_GROUPS; g++) {
+    fm_groups made = { .shape = *shape };
+    int rc = mpi_comm == NULL ? FM_OK : fm_comm_new_world(&made.members[FM_GROUP_WORLD], mpi_comm);
+    const int rank = fm_comm_rank(made.members[FM_GROUP_WORLD]);
+    made.coord = mpi_comm == NULL ? made.coord : fm_mesh_coord(shape, rank);
+    for (int g = 0; g < FM_GROUPS && mpi_comm != NULL; g++) {
         if (g != FM_GROUP_WORLD) {
-            groups->colors[g] = color_of(shape, &groups->coord, (enum fm_group)g, kv_run);
-            FM_TRY_TO(failed, rc, fm_comm_mpi_split(&groups->members[g], names[g], mpi_comm, groups->colors[g], rank));
+            made.colors[g] = color_of(shape, &made.coord, (enum fm_group)g, kv_run);
+            const int split = fm_comm_mpi_split(&made.members[g], names[g], mpi_comm, made.colors[g], rank);
+            rc = rc < 0 ? rc : split;
         }
     }
+    fm_groups *const groups = fm_alloc(sizeof *groups, FM_MEMORY_HOST);
+    rc = rc < 0 ? rc : groups == NULL ? FM_ERR_MEMORY : FM_OK;
+    *out = rc < 0 ? NULL : groups;
+    if (rc < 0) {
+        close_members(&made);
+        fm_free(groups);
+        return rc;
+    }
+    *groups = made;
     return FM_OK;
-failed:
-    fm_groups_destroy(groups);
-    *out = NULL;
-    return rc;
 }
 
 int fm_groups_open_device(fm_groups *groups, fm_comm_make_fn *make, void *context)
@@ -104,10 +109,7 @@ void fm_groups_destroy(fm_groups *groups)
     if (groups == NULL) {
         return;
     }
-    for (int g = FM_GROUPS - 1; g >= 0; g--) {
-        fm_comm_destroy(groups->device_members[g]);
-        fm_comm_destroy(groups->members[g]);
-    }
+    close_members(groups);
     fm_free(groups);
 }
 
