@@ -7,7 +7,6 @@
 #include <string.h>
 #include <sys/stat.h>
 #include <unistd.h>
-#include <zlib.h>
 
 #include "base/memory.h"
 
@@ -256,16 +255,4 @@ int fm_dir_remove(const char *path)
         rc = io_error(path, "remove");
     }
     return rc;
-}
-
-uint32_t fm_crc32(uint32_t crc, const void *data, size_t size_bytes)
-{
-    const unsigned char *bytes = data;
-    while (size_bytes > 0) {
-        const uInt part = size_bytes > (1u << 30) ? (1u << 30) : (uInt)size_bytes;
-        crc = (uint32_t)crc32(crc, bytes, part);
-        bytes += part;
-        size_bytes -= part;
-    }
-    return crc;
 }

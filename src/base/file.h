@@ -60,7 +60,4 @@ int fm_dir_make(const char *path);
 /* rm -r of a tree that finemesh itself wrote; never follows links. Not there is no error. */
 int fm_dir_remove(const char *path);
 
-/* CRC-32 (zlib's) of more bytes: start with 0. */
-uint32_t fm_crc32(uint32_t crc, const void *data, size_t size_bytes);
-
 #endif

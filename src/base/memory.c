@@ -3,6 +3,8 @@
 #include <stdatomic.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
+#include <unistd.h>
 
 /* Stands in front of every block; as large as the alignment, so that the block keeps it. */
 typedef struct {
@@ -62,6 +64,15 @@ void *fm_alloc(size_t size_bytes, enum fm_memory kind)
     count_up(kind, size_bytes);
     count_up(FM_MEMORY_KINDS, size_bytes);
     return block;
+}
+
+void fm_memory_expect_use(void *block, size_t size_bytes)
+{
+    const uintptr_t page = (uintptr_t)sysconf(_SC_PAGESIZE), first = ((uintptr_t)block + page - 1) / page * page;
+    const uintptr_t end = ((uintptr_t)block + size_bytes) / page * page;
+    if (first < end) {                 /* advice alone: whether it is taken makes no difference to what comes out */
+        madvise((void *)first, end - first, MADV_HUGEPAGE);
+    }
 }
 
 void *fm_alloc_array(int64_t count, size_t size_bytes, enum fm_memory kind)

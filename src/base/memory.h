@@ -39,6 +39,9 @@ void *fm_alloc_array(int64_t count, size_t size_bytes, enum fm_memory kind);
 /* Grows (or makes, where `old` is NULL) an array; the added part is zeroed. On failure NULL and `old` is still valid. */
 void *fm_grow(void *old, size_t size_bytes, enum fm_memory kind);
 
+/* Says that a large block will be used from end to end: the system may give it large pages, which cost less to get. Local. */
+void fm_memory_expect_use(void *block, size_t size_bytes);
+
 /* A copy of a string under FM_MEMORY_HOST; NULL as in fm_alloc. */
 char *fm_strdup(const char *text);
 

@@ -16,7 +16,7 @@
 #include "ckpt/verify.h"
 
 /* What a rank holds at a time of the slices that it writes. */
-enum { BAND_BYTES = 16 << 20, SMALL_FILE_LIMIT_BYTES = 100000000 };
+enum { BAND_BYTES = 16 << 20, STAGES_BYTES = 16 << 20, SMALL_FILE_LIMIT_BYTES = 100000000 };
 
 /* One conversion on one rank. A group is tp neighbours that one rank plays: all of a tp group, or (each rank its own) one. */
 typedef struct {
@@ -124,7 +124,8 @@ static int convert_group(conversion *c, const fm_coord *first)
     for (int member = 0; rc == FM_OK && member < c->n_members; member++) {
         fm_coord coord = *first;
         coord.at[FM_TP] += member;
-        rc = fm_shard_file_begin(&c->files[member], c->dir, c->layout, &coord, c->items, c->n_items);
+        rc = fm_shard_file_begin(&c->files[member], c->dir, c->layout, &coord, c->items, c->n_items,
+                                 STAGES_BYTES / (size_t)c->n_members);
     }
     for (int i = 0; i < c->n_items; i++) {
         if (fm_exchange_applies(c->layout, c->items[i].tensor, c->tp)) {

@@ -2,6 +2,7 @@
 
 #include <string.h>
 
+#include "base/crc.h"
 #include "base/file.h"
 #include "base/json.h"
 #include "base/memory.h"

@@ -1,11 +1,17 @@
 #include "ckpt/save.h"
 
+#include <string.h>
+
 #include "base/clock.h"
 #include "base/memory.h"
 #include "base/task.h"
+#include "base/writer.h"
 #include "ckpt/publish.h"
 #include "ckpt/shard_scan.h"
 #include "ckpt/shards.h"
+
+/* Copies begin at whole pages, so that they go to the disk as they are. */
+enum { STAGE_BYTES = 8 << 20, COPY_PART_BYTES = 4 << 20, ALIGN = FM_WRITER_ALIGN_BYTES };
 
 /* Everything of one set on one rank. */
 struct fm_saving {
@@ -46,12 +52,17 @@ static size_t array_bytes(const fm_model *model, int param, enum fm_array array)
     return (size_t)fm_model_param(model, param).elements * fm_dtype_bytes(dtype_of(model, array));
 }
 
+static size_t whole_pages(size_t size_bytes)
+{
+    return (size_bytes + ALIGN - 1) / ALIGN * ALIGN;
+}
+
 size_t fm_saving_bytes(const fm_model *model, const fm_save_item *what, int n_what)
 {
-    size_t sum = 0;
+    size_t sum = ALIGN;
     for (int w = 0; w < n_what; w++) {
         for (int p = 0; p < model->n_params; p++) {
-            sum += model->params[p].slice.owner ? array_bytes(model, p, what[w].array) : 0;
+            sum += model->params[p].slice.owner ? whole_pages(array_bytes(model, p, what[w].array)) : 0;
         }
     }
     return sum;
@@ -78,17 +89,32 @@ static int fill_items(fm_saving *s, const fm_model *model, const fm_save_item *w
     return FM_OK;
 }
 
+/* One array, by all threads where it lies in the host's memory. */
+static int copy_array(fm_device *device, char *to, const char *from, size_t size_bytes)
+{
+    if (!device->table->is_host) {
+        return fm_device_copy_out(device, to, from, size_bytes);
+    }
+    const int64_t n = (int64_t)((size_bytes + COPY_PART_BYTES - 1) / COPY_PART_BYTES);
+    #pragma omp parallel for schedule(static)
+    for (int64_t part = 0; part < n; part++) {
+        const size_t at = (size_t)part * COPY_PART_BYTES, left = size_bytes - at;
+        memcpy(to + at, from + at, left < COPY_PART_BYTES ? left : COPY_PART_BYTES);
+    }
+    return FM_OK;
+}
+
 /* The arrays that the file takes, one behind another. */
 static int copy_arrays(fm_saving *s, const fm_model *model, char *copy, size_t copy_bytes)
 {
-    size_t copied_bytes = 0;
+    size_t at = (ALIGN - (uintptr_t)copy % ALIGN) % ALIGN;
     for (int i = 0; i < s->n_items; i++) {
         const size_t bytes = (size_t)fm_shard_file_item_bytes(s->file, i);
         if (bytes > 0) {
-            FM_ASSERT(bytes <= copy_bytes - copied_bytes);
-            FM_TRY(fm_device_copy_out(model->compute->device, copy + copied_bytes, s->from[i], bytes));
-            s->from[i] = copy + copied_bytes;
-            copied_bytes += bytes;
+            FM_ASSERT(bytes <= copy_bytes - at);
+            FM_TRY(copy_array(model->compute->device, copy + at, s->from[i], bytes));
+            s->from[i] = copy + at;
+            at += whole_pages(bytes);
         }
     }
     return FM_OK;
@@ -146,7 +172,7 @@ int fm_saving_begin(fm_saving **out, const char *temporary, const fm_model *mode
         rc = fill_items(s, model, what, n_what);
     }
     if (rc == FM_OK) {
-        rc = fm_shard_file_begin(&s->file, temporary, &model->layout, &model->coord, s->items, s->n_items);
+        rc = fm_shard_file_begin(&s->file, temporary, &model->layout, &model->coord, s->items, s->n_items, STAGE_BYTES);
     }
     if (rc == FM_OK && s->file != NULL) {
         rc = start(s, model, copy, fm_saving_bytes(model, what, n_what));

@@ -1,15 +1,15 @@
 #include "ckpt/shards.h"
 
-#include <fcntl.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
-#include <zlib.h>
 
+#include "base/crc.h"
 #include "base/file.h"
 #include "base/json.h"
 #include "base/memory.h"
 #include "base/text.h"
+#include "base/writer.h"
 #include "ckpt/h5.h"
 #include "ckpt/shard_scan.h"
 
@@ -25,7 +25,7 @@ typedef struct {
 
 struct fm_shard_file {
     char path[FM_PATH_BYTES];
-    int fd;
+    fm_writer *writer;
     int n_items, n_datasets;
     int *dataset_of;                   /* [n_items] -1: not this coordinate's */
     progress *progress;                /* [n_datasets] */
@@ -113,14 +113,13 @@ static void describe(fm_h5_dataset *out, const fm_shard_item *item, const fm_lay
 }
 
 int fm_shard_file_begin(fm_shard_file **out, const char *dir, const fm_layout *layout, const fm_coord *coord,
-                        const fm_shard_item *items, int n_items)
+                        const fm_shard_item *items, int n_items, size_t stage_bytes)
 {
     fm_shard_file *const file = fm_alloc(sizeof *file, FM_MEMORY_HOST);
     *out = NULL;
     if (file == NULL) {
         return FM_ERR_MEMORY;
     }
-    file->fd = -1;
     file->n_items = n_items;
     file->dataset_of = fm_alloc_array(n_items, sizeof *file->dataset_of, FM_MEMORY_HOST);
     file->progress = fm_alloc_array(n_items, sizeof *file->progress, FM_MEMORY_HOST);
@@ -152,10 +151,7 @@ int fm_shard_file_begin(fm_shard_file **out, const char *dir, const fm_layout *l
     }
     FM_TRY_TO(done, rc, fm_path_join(file->path, dir, name));
     FM_TRY_TO(done, rc, fm_h5_create(file->path, &header, file->datasets, file->n_datasets));
-    file->fd = open(file->path, O_WRONLY | O_CLOEXEC);
-    if (file->fd < 0) {
-        rc = fm_fail(FM_ERR_IO, "%s: cannot open it for writing", file->path);
-    }
+    FM_TRY_TO(done, rc, fm_writer_open(&file->writer, file->path, stage_bytes));
 done:
     if (rc < 0 || file->n_datasets == 0) {
         fm_shard_file_abandon(file);
@@ -170,9 +166,7 @@ void fm_shard_file_abandon(fm_shard_file *file)
     if (file == NULL) {
         return;
     }
-    if (file->fd >= 0) {
-        close(file->fd);
-    }
+    fm_writer_close(file->writer);
     fm_free(file->dataset_of);
     fm_free(file->progress);
     fm_free(file->datasets);
@@ -191,10 +185,11 @@ static int append(fm_shard_file *file, int dataset, const char *data, int64_t si
     fm_h5_dataset *const to = &file->datasets[dataset];
     int64_t *const written = &file->progress[dataset].written_bytes;
     FM_ASSERT(*written + size_bytes <= to->size_bytes);
+    FM_TRY(fm_writer_seek(file->writer, to->offset_bytes + *written));
     for (int64_t done = 0; done < size_bytes;) {
         const int64_t part_bytes = size_bytes - done < CHUNK_BYTES ? size_bytes - done : CHUNK_BYTES;
         to->crc32 = fm_crc32(to->crc32, data + done, (size_t)part_bytes);
-        FM_TRY(fm_file_pwrite(file->fd, data + done, (size_t)part_bytes, to->offset_bytes + *written, file->path));
+        FM_TRY(fm_writer_put(file->writer, data + done, (size_t)part_bytes));
         *written += part_bytes;
         done += part_bytes;
     }
@@ -230,7 +225,7 @@ int fm_shard_file_write_all(fm_shard_file *file)
 
 int fm_shard_file_sync(fm_shard_file *file)
 {
-    return file == NULL ? FM_OK : fm_path_sync(file->path);
+    return file == NULL ? FM_OK : fm_writer_sync(file->writer);
 }
 
 static int by_offset(const void *left, const void *right)
@@ -264,7 +259,7 @@ static int file_crc(fm_shard_summary *out, const fm_shard_file *file)
     for (int i = 0; rc == FM_OK && i < file->n_datasets; i++) {
         const fm_h5_dataset *const dataset = &file->datasets[i];
         rc = add_range_crc(&out->crc32, fd, at, dataset->offset_bytes, file->path);
-        out->crc32 = (uint32_t)crc32_combine(out->crc32, dataset->crc32, dataset->size_bytes);
+        out->crc32 = fm_crc32_join(out->crc32, dataset->crc32, dataset->size_bytes);
         at = dataset->offset_bytes + dataset->size_bytes;
     }
     if (rc == FM_OK) {
@@ -285,6 +280,9 @@ int fm_shard_file_end(fm_shard_file *file, fm_shard_summary *summary)
         if (file->progress[i].written_bytes != file->datasets[i].size_bytes) {
             rc = fm_fail(FM_ERR_INTERNAL, "%s: tensor %s was written half", file->path, file->datasets[i].path);
         }
+    }
+    if (rc == FM_OK) {
+        rc = fm_writer_sync(file->writer);
     }
     if (rc == FM_OK) {
         rc = fm_h5_set_crcs(file->path, file->datasets, file->n_datasets);

@@ -32,10 +32,10 @@ typedef struct {
 
 typedef struct fm_shard_file fm_shard_file;
 
-/* Makes DIR/rank-NNNNN.h5 for what the coordinate owns of the items. *out is NULL, without error, where it owns nothing.
- * Main thread. */
+/* Makes DIR/rank-NNNNN.h5 for what the coordinate owns of the items. *out is NULL, without error, where it owns nothing. Of what
+ * is written up to stage_bytes are held back, to be written together. Main thread. */
 int fm_shard_file_begin(fm_shard_file **out, const char *dir, const fm_layout *layout, const fm_coord *coord,
-                        const fm_shard_item *items, int n_items);
+                        const fm_shard_item *items, int n_items, size_t stage_bytes);
 
 /* Bytes of the local array of an item, that the file expects: 0 where this coordinate owns nothing of it. Local. */
 int64_t fm_shard_file_item_bytes(const fm_shard_file *file, int item);

@@ -4,6 +4,7 @@
 #include <unistd.h>
 #include <zlib.h>
 
+#include "base/crc.h"
 #include "base/file.h"
 #include "base/memory.h"
 #include "ckpt/exchange.h"

@@ -4,6 +4,7 @@
 #include <string.h>
 #include <unistd.h>
 
+#include "base/crc.h"
 #include "base/file.h"
 #include "base/memory.h"
 #include "ckpt/shard_scan.h"

@@ -5,8 +5,8 @@
 #include <string.h>
 #include <sys/mman.h>
 #include <unistd.h>
-#include <zlib.h>
 
+#include "base/crc.h"
 #include "base/memory.h"
 #include "data/files.h"
 #include "data/indexer.h"
@@ -208,10 +208,10 @@ static int gather_head(fm_store_head *head, const fm_indexer_found *mine, fm_com
     FM_TRY_TO(done, rc, fm_comm_all_gather(comm, stretches, mine->stretches, 2 * head->n_files, FM_I64));
     memcpy(head->parts, parts, (size_t)head->n_parts * sizeof *parts);
     for (int64_t file = 0; file < head->n_files; file++) {
-        uLong crc = 0;
+        uint32_t crc = 0;
         for (int rank = 0; rank < n_ranks; rank++) {
             const int64_t *stretch = stretches + 2 * (rank * head->n_files + file);
-            crc = crc32_combine(crc, (uLong)stretch[1], (z_off_t)stretch[0]);
+            crc = fm_crc32_join(crc, (uint32_t)stretch[1], stretch[0]);
         }
         head->files[file].crc = (int64_t)crc;
     }

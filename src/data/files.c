@@ -5,6 +5,7 @@
 #include <string.h>
 #include <unistd.h>
 
+#include "base/crc.h"
 #include "base/memory.h"
 
 enum { READ_BYTES = 1 << 20 };

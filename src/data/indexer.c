@@ -1,5 +1,6 @@
 #include "data/indexer.h"
 
+#include "base/crc.h"
 #include "base/memory.h"
 
 typedef struct {

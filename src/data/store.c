@@ -2,6 +2,7 @@
 
 #include <string.h>
 
+#include "base/crc.h"
 #include "base/memory.h"
 
 /* The version changes whenever an older finemesh would misread the file. */

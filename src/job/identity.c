@@ -3,6 +3,7 @@
 #include <string.h>
 
 #include "base/complaints.h"
+#include "base/crc.h"
 #include "base/file.h"
 #include "base/json.h"
 #include "base/log.h"

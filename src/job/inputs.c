@@ -2,6 +2,7 @@
 
 #include <stdio.h>
 
+#include "base/crc.h"
 #include "base/file.h"
 
 static int send_texts(fm_tokenizer_texts *texts, fm_comm *world)

@@ -72,6 +72,9 @@ static int choose_way(fm_keeper *k)
     if (!short_of_memory) {
         k->copy = fm_alloc(k->copy_bytes, FM_MEMORY_CHECKPOINT);
         short_of_memory = k->copy == NULL;
+        if (k->copy != NULL) {
+            fm_memory_expect_use(k->copy, k->copy_bytes);
+        }
         FM_TRY(fm_comm_all_reduce(k->world, &short_of_memory, 1, FM_I64, FM_MAX));
     }
     const double mib = (double)k->copy_bytes / (1 << 20);

@@ -3,6 +3,7 @@
 #include <string.h>
 #include <unistd.h>
 
+#include "base/crc.h"
 #include "base/memory.h"
 #include "data/dataset.h"
 #include "data/store.h"

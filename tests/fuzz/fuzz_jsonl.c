@@ -1,6 +1,7 @@
 /* A format's first letter and a line each of JSONL: the lines one by one, cut into ranges, and as a dataset. */
 #include <string.h>
 
+#include "base/crc.h"
 #include "base/memory.h"
 #include "data/dataset.h"
 #include "data/files.h"

@@ -4,6 +4,7 @@
 
 #include <jansson.h>
 
+#include "base/crc.h"
 #include "base/json.h"
 #include "base/memory.h"
 #include "ckpt/checkpoint.h"

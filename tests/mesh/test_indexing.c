@@ -4,6 +4,7 @@
 #include <stdio.h>
 #include <string.h>
 
+#include "base/crc.h"
 #include "base/file.h"
 #include "base/memory.h"
 #include "data/dataset.h"

@@ -8,6 +8,7 @@
 
 #include <cmocka.h>
 
+#include "base/crc.h"
 #include "base/file.h"
 #include "base/json.h"
 #include "base/memory.h"
@@ -43,6 +44,38 @@ static void memory_is_counted_and_aligned(void **state)
     assert_non_null(block);
     assert_null(fm_alloc(1, FM_MEMORY_HOST));
     fm_free(block);
+}
+
+/* The definition, bit by bit. */
+static uint32_t plain_crc(uint32_t crc, const unsigned char *bytes, size_t size_bytes)
+{
+    crc = ~crc;
+    for (size_t i = 0; i < size_bytes; i++) {
+        crc ^= bytes[i];
+        for (int bit = 0; bit < 8; bit++) {
+            crc = crc >> 1 ^ (crc & 1 ? 0xedb88320u : 0);
+        }
+    }
+    return ~crc;
+}
+
+static void crcs_are_those_of_the_definition(void **state)
+{
+    unsigned char bytes[600];
+    uint32_t x = 1;
+    for (size_t i = 0; i < sizeof bytes; i++) {
+        x = x * 1664525 + 1013904223;
+        bytes[i] = (unsigned char)(x >> 24);
+    }
+    for (size_t size_bytes = 0; size_bytes <= 580; size_bytes++) {
+        const unsigned char *const from = bytes + size_bytes % 19;
+        assert_int_equal(fm_crc32(0, from, size_bytes), plain_crc(0, from, size_bytes));
+        assert_int_equal(fm_crc32(x, from, size_bytes), plain_crc(x, from, size_bytes));
+        const size_t half = size_bytes / 3;
+        assert_int_equal(fm_crc32(fm_crc32(0, from, half), from + half, size_bytes - half), plain_crc(0, from, size_bytes));
+        assert_int_equal(fm_crc32_join(fm_crc32(0, from, half), fm_crc32(0, from + half, size_bytes - half),
+                                       (int64_t)(size_bytes - half)), plain_crc(0, from, size_bytes));
+    }
 }
 
 static void files_are_old_or_new(void **state)
@@ -123,6 +156,7 @@ static void json_refuses_what_is_hostile(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
+        cmocka_unit_test(crcs_are_those_of_the_definition),
         cmocka_unit_test(errors_keep_a_sentence),
         cmocka_unit_test(memory_is_counted_and_aligned),
         cmocka_unit_test(files_are_old_or_new),

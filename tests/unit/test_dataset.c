@@ -9,6 +9,7 @@
 
 #include <cmocka.h>
 
+#include "base/crc.h"
 #include "base/json.h"
 #include "base/memory.h"
 #include "data/dataset.h"

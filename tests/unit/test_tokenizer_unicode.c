@@ -8,6 +8,7 @@
 
 #include <cmocka.h>
 
+#include "base/crc.h"
 #include "base/file.h"
 #include "data/unicode.h"
 #include "data/unicode_tables.h"
