@@ -117,6 +117,16 @@ static int stream_item(conversion *c, int item, const fm_coord *first)
     return FM_OK;
 }
 
+/* The disk goes ahead with the next item while this one is written. */
+static void expect_item(conversion *c, int item, const fm_coord *first)
+{
+    for (int member = 0; item < c->n_items && member < c->n_members; member++) {
+        fm_coord coord = *first;
+        coord.at[FM_TP] += member;
+        fm_source_expect(c->source, c->from[item], c->layout, c->items[item].tensor, &coord);
+    }
+}
+
 /* The files of one group. Peers in an exchange leave together: whoever has failed says so before the next one. */
 static int convert_group(conversion *c, const fm_coord *first)
 {
@@ -135,6 +145,7 @@ static int convert_group(conversion *c, const fm_coord *first)
             }
         }
         if (rc == FM_OK) {
+            expect_item(c, i + 1, first);
             rc = stream_item(c, i, first);
         }
     }

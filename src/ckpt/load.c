@@ -28,27 +28,42 @@ static int make_room(room *r, int64_t elements, size_t element_bytes)
     return r->data == NULL ? FM_ERR_MEMORY : FM_OK;
 }
 
-/* This rank's slice of a tensor of the source into the room, in *dtype. */
-static int read_param(room *r, enum fm_dtype *dtype, const fm_model *model, int p, fm_source *source, const char *group)
+/* The source's tensor of a parameter; negative: an error. */
+static int find_tensor(const fm_model *model, int p, const fm_source *source, const char *group)
+{
+    char name[FM_NAME_BYTES + 16];
+    snprintf(name, sizeof name, "%s%s", group, model->tensors[model->params[p].tensor].name);
+    const int tensor = fm_source_find(source, name);
+    return tensor >= 0 ? tensor : fm_fail(FM_ERR_FORMAT, "tensor %s is not there: this is no checkpoint of this model", name);
+}
+
+/* This rank's slice of a tensor of the source, in the source's dtype: straight into `to` where that is host memory of the same dtype,
+ * else into the room. *data: where. */
+static int read_param(void **data, const fm_model *model, int p, fm_source *source, int tensor, void *to, enum fm_dtype to_dtype,
+                      room *r)
 {
     const fm_param *const param = &model->params[p];
-    char name[FM_NAME_BYTES + 16];
-    snprintf(name, sizeof name, "%s%s", group, model->tensors[param->tensor].name);
-    const int tensor = fm_source_find(source, name);
-    if (tensor < 0) {
-        return fm_fail(FM_ERR_FORMAT, "tensor %s is not there: this is no checkpoint of this model", name);
+    const enum fm_dtype dtype = fm_source_get(source, tensor)->dtype;
+    const bool straight = to != NULL && dtype == to_dtype && model->compute->device->table->is_host;
+    if (!straight) {
+        FM_TRY(make_room(r, local_elements(&param->slice), fm_dtype_bytes(dtype)));
     }
-    *dtype = fm_source_get(source, tensor)->dtype;
-    FM_TRY(make_room(r, local_elements(&param->slice), fm_dtype_bytes(*dtype)));
-    return fm_source_read_slice(source, r->data, tensor, &model->layout, param->tensor, &model->coord,
+    *data = straight ? to : r->data;
+    return fm_source_read_slice(source, *data, tensor, &model->layout, param->tensor, &model->coord,
                                 fm_groups_get(model->groups, FM_GROUP_TP));
 }
 
 static int load_weight(fm_model *model, int p, fm_source *source, const char *group, room *r)
 {
-    enum fm_dtype dtype = FM_F32;
-    FM_TRY(read_param(r, &dtype, model, p, source, group));
-    return fm_model_set_param(model, p, r->data, dtype);
+    const fm_param_view view = fm_model_param(model, p);
+    const int tensor = find_tensor(model, p, source, group);
+    FM_TRY(tensor);
+    const enum fm_dtype dtype = fm_source_get(source, tensor)->dtype;
+    const bool is_own = dtype == model->setup.dtype;
+    void *data;
+    FM_TRY(read_param(&data, model, p, source, tensor, is_own ? view.weight : view.master,
+                      is_own ? model->setup.dtype : model->setup.master_dtype, r));
+    return fm_model_set_param(model, p, data, dtype);
 }
 
 int fm_load_model(fm_model *model, fm_source *source)
@@ -64,34 +79,54 @@ int fm_load_model(fm_model *model, fm_source *source)
 
 static int load_moment(fm_model *model, int p, void *to, int64_t elements, fm_source *source, const char *group, room *r)
 {
-    void *converted = NULL;
-    enum fm_dtype dtype = FM_F32;
-    const enum fm_dtype wanted = model->setup.state_dtype;
-    int rc = read_param(r, &dtype, model, p, source, group);
-    if (rc == FM_OK && dtype != wanted) {
+    const int tensor = find_tensor(model, p, source, group);
+    FM_TRY(tensor);
+    const enum fm_dtype dtype = fm_source_get(source, tensor)->dtype, wanted = model->setup.state_dtype;
+    void *data, *converted = NULL;
+    FM_TRY(read_param(&data, model, p, source, tensor, to, wanted, r));
+    if (dtype != wanted) {
         converted = fm_alloc_array(elements, fm_dtype_bytes(wanted), FM_MEMORY_HOST);
-        rc = converted == NULL ? FM_ERR_MEMORY : FM_OK;
-        if (rc == FM_OK) {
-            fm_dtype_convert(converted, wanted, r->data, dtype, elements);
+        if (converted == NULL) {
+            return FM_ERR_MEMORY;
         }
+        fm_dtype_convert(converted, wanted, data, dtype, elements);
     }
-    if (rc == FM_OK) {
-        rc = fm_device_copy_in(model->compute->device, to, converted != NULL ? converted : r->data,
-                               (size_t)elements * fm_dtype_bytes(wanted));
-    }
+    const int rc = fm_device_copy_in(model->compute->device, to, converted != NULL ? converted : data,
+                                     (size_t)elements * fm_dtype_bytes(wanted));
     fm_free(converted);
     return rc;
+}
+
+/* What is read of a parameter, in this order. */
+static const char *const state_groups[] = { "", "exp_avg/", "exp_avg_sq/" };
+enum { N_STATE_GROUPS = sizeof state_groups / sizeof state_groups[0] };
+
+/* Weights are the masters rounded, so that the masters say it all where there are some. */
+static const char *weight_group(const fm_model *model, int p, const fm_source *source)
+{
+    char master[FM_NAME_BYTES + 16];
+    snprintf(master, sizeof master, "master/%s", model->tensors[model->params[p].tensor].name);
+    return fm_source_find(source, master) >= 0 ? "master/" : "";
+}
+
+/* Lets the disk go ahead with the next parameter while this one is worked on. */
+static void expect_param(const fm_model *model, int p, fm_source *source)
+{
+    for (int g = 0; p < model->n_params && g < N_STATE_GROUPS; g++) {
+        const int tensor = find_tensor(model, p, source, g == 0 ? weight_group(model, p, source) : state_groups[g]);
+        if (tensor >= 0) {
+            fm_source_expect(source, tensor, &model->layout, model->params[p].tensor, &model->coord);
+        }
+    }
 }
 
 static int load_all(fm_model *model, int p, fm_source *source, room *r)
 {
     const fm_param_view view = fm_model_param(model, p);
-    char master[FM_NAME_BYTES + 16];
-    snprintf(master, sizeof master, "master/%s", model->tensors[model->params[p].tensor].name);
-    /* weights are the masters rounded, so that the masters say it all where there are some */
-    FM_TRY(load_weight(model, p, source, fm_source_find(source, master) >= 0 ? "master/" : "", r));
-    FM_TRY(load_moment(model, p, view.exp_avg, view.elements, source, "exp_avg/", r));
-    return load_moment(model, p, view.exp_avg_sq, view.elements, source, "exp_avg_sq/", r);
+    expect_param(model, p + 1, source);
+    FM_TRY(load_weight(model, p, source, weight_group(model, p, source), r));
+    FM_TRY(load_moment(model, p, view.exp_avg, view.elements, source, state_groups[1], r));
+    return load_moment(model, p, view.exp_avg_sq, view.elements, source, state_groups[2], r);
 }
 
 int fm_load_states(fm_model *model, fm_source *source)

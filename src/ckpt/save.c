@@ -1,7 +1,5 @@
 #include "ckpt/save.h"
 
-#include <string.h>
-
 #include "base/clock.h"
 #include "base/memory.h"
 #include "base/task.h"
@@ -11,7 +9,7 @@
 #include "ckpt/shards.h"
 
 /* Copies begin at whole pages, so that they go to the disk as they are. */
-enum { STAGE_BYTES = 8 << 20, COPY_PART_BYTES = 4 << 20, ALIGN = FM_WRITER_ALIGN_BYTES };
+enum { STAGE_BYTES = 8 << 20, ALIGN = FM_WRITER_ALIGN_BYTES };
 
 /* Everything of one set on one rank. */
 struct fm_saving {
@@ -89,21 +87,6 @@ static int fill_items(fm_saving *s, const fm_model *model, const fm_save_item *w
     return FM_OK;
 }
 
-/* One array, by all threads where it lies in the host's memory. */
-static int copy_array(fm_device *device, char *to, const char *from, size_t size_bytes)
-{
-    if (!device->table->is_host) {
-        return fm_device_copy_out(device, to, from, size_bytes);
-    }
-    const int64_t n = (int64_t)((size_bytes + COPY_PART_BYTES - 1) / COPY_PART_BYTES);
-    #pragma omp parallel for schedule(static)
-    for (int64_t part = 0; part < n; part++) {
-        const size_t at = (size_t)part * COPY_PART_BYTES, left = size_bytes - at;
-        memcpy(to + at, from + at, left < COPY_PART_BYTES ? left : COPY_PART_BYTES);
-    }
-    return FM_OK;
-}
-
 /* The arrays that the file takes, one behind another. */
 static int copy_arrays(fm_saving *s, const fm_model *model, char *copy, size_t copy_bytes)
 {
@@ -112,7 +95,7 @@ static int copy_arrays(fm_saving *s, const fm_model *model, char *copy, size_t c
         const size_t bytes = (size_t)fm_shard_file_item_bytes(s->file, i);
         if (bytes > 0) {
             FM_ASSERT(bytes <= copy_bytes - at);
-            FM_TRY(copy_array(model->compute->device, copy + at, s->from[i], bytes));
+            FM_TRY(fm_device_copy_out(model->compute->device, copy + at, s->from[i], bytes));
             s->from[i] = copy + at;
             at += whole_pages(bytes);
         }

@@ -1,8 +1,8 @@
 #include "ckpt/source.h"
 
+#include <fcntl.h>
 #include <string.h>
 #include <unistd.h>
-#include <zlib.h>
 
 #include "base/crc.h"
 #include "base/file.h"
@@ -13,10 +13,10 @@
 
 /* What is longer than CHUNK is read in parts of PART, by all threads, and a part's CRC finds its bytes in the cache; columns are picked
  * from rows in a band of BAND bytes, but read one row at a time where a row's part is LONG_ROW or more; an exchange reads EXCHANGE
- * bytes a peer at a time. */
+ * bytes a peer at a time; of a slice that will be read soon EXPECTED bytes are asked for. */
 enum {
     CHUNK_BYTES = 8 << 20, PART_BYTES = 2 << 20, BAND_BYTES = 4 << 20, LONG_ROW_BYTES = 256 << 10, EXCHANGE_BYTES = 8 << 20,
-    OPEN_FILES = 32
+    EXPECTED_BYTES = 32 << 20, OPEN_FILES = 32
 };
 
 struct fm_source {
@@ -237,7 +237,7 @@ static int read_parts(char *out, int fd, int64_t offset_bytes, size_t size_bytes
     }
     for (int64_t i = 0; i < n && rc == FM_OK && crc != NULL; i++) {
         const size_t at = (size_t)i * PART_BYTES, part_bytes = size_bytes - at < PART_BYTES ? size_bytes - at : PART_BYTES;
-        *crc = (uint32_t)crc32_combine(*crc, crcs[i], (z_off_t)part_bytes);
+        *crc = fm_crc32_join(*crc, crcs[i], (int64_t)part_bytes);
     }
     fm_free(crcs);
     return rc;
@@ -566,6 +566,39 @@ int fm_source_read_rows(fm_source *source, void *out, int tensor, const fm_layou
         return read_exchanged(source, out, tensor, layout, layout_tensor, &slice, coord, tp, first_row, n_rows);
     }
     return read_alone(source, out, tensor, &slice, first_row, n_rows);
+}
+
+/* The spans of a region's pieces, as far as is worth asking for at once. */
+static void expect_region(fm_source *source, int tensor, const region *want)
+{
+    const fm_index_tensor *const entry = fm_index_get_tensor(&source->index, tensor);
+    const int64_t element_bytes = (int64_t)fm_dtype_bytes(source->tensors[tensor].dtype);
+    for (int64_t s = entry->first_slice; s < entry->first_slice + entry->n_slices; s++) {
+        const fm_index_slice *const slice = fm_index_get_slice(&source->index, s);
+        for (int p = 0; p < slice->n_pieces; p++) {
+            const fm_index_piece *const piece = fm_index_get_piece(&source->index, slice->first_piece + p);
+            region part;
+            int fd;
+            if (intersect(&part, want, piece) && descriptor(&fd, source, slice->file) == FM_OK) {
+                const int64_t pitch_bytes = piece->pitch * element_bytes, length = part.count[0] * pitch_bytes;
+                posix_fadvise(fd, piece->offset_bytes + (part.start[0] - piece->start[0]) * pitch_bytes,
+                              length < EXPECTED_BYTES ? length : EXPECTED_BYTES, POSIX_FADV_WILLNEED);
+            }
+        }
+    }
+}
+
+void fm_source_expect(fm_source *source, int tensor, const fm_layout *layout, int layout_tensor, const fm_coord *coord)
+{
+    fm_slice slice;
+    fm_layout_slice(&slice, layout, layout_tensor, coord);
+    for (int s = 0; slice.held && s < slice.n_slabs; s++) {
+        region want;
+        int64_t row;
+        if (slab_rows(&want, &row, &slice.slabs[s], slice.ndim, 0, slice.local_shape[0])) {
+            expect_region(source, tensor, &want);
+        }
+    }
 }
 
 int fm_source_read_slice(fm_source *source, void *out, int tensor, const fm_layout *layout, int layout_tensor,

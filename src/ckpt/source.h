@@ -58,6 +58,10 @@ int fm_source_read_slice(fm_source *source, void *out, int tensor, const fm_layo
 int fm_source_read_rows(fm_source *source, void *out, int tensor, const fm_layout *layout, int layout_tensor,
                         const fm_coord *coord, fm_comm *tp, int64_t first_row, int64_t n_rows);
 
+/* Says that the rank's slice of a tensor will be read soon: the system may fetch it meanwhile. Local; nothing waits, nothing
+ * fails. */
+void fm_source_expect(fm_source *source, int tensor, const fm_layout *layout, int layout_tensor, const fm_coord *coord);
+
 /* Reads everything that has a CRC and compares; the ranks of `world` share the work. The error names file and tensor.
  * Collective on world (NULL: one rank). */
 int fm_source_verify(fm_source *source, fm_comm *world);

@@ -22,6 +22,7 @@
 #include "ckpt/load.h"
 #include "ckpt/save.h"
 #include "job/assemble.h"
+#include "job/device.h"
 
 #define REQUIRE(call) \
     do { \
@@ -65,6 +66,7 @@ static void set_up(bench *b, const char *folder, const char *model)
     REQUIRE(fm_assemble_shape(&b->a, false));
     REQUIRE(fm_assemble_config(&b->a));
     REQUIRE(fm_assemble_mesh(&b->a));
+    REQUIRE(fm_assemble_device(&b->a));
     REQUIRE(fm_assemble_model(&b->a, NULL, true));
     REQUIRE(fm_model_allocate(b->a.model));
     REQUIRE(fm_assemble_weights(&b->a, NULL));
