@@ -50,6 +50,9 @@ int fm_writer_open(fm_writer **out, const char *path, size_t stage_bytes)
     }
     if (rc == FM_OK && is_on_a_disk(w->fd)) {
         w->direct_fd = open(path, O_WRONLY | O_CLOEXEC | O_DIRECT);
+        if (w->direct_fd < 0 && errno != EINVAL) {     /* EINVAL: it cannot after all */
+            rc = fm_fail(FM_ERR_IO, "%s: cannot open it for writing: %s", path, strerror(errno));
+        }
     }
     if (rc == FM_OK && w->direct_fd >= 0) {
         w->block = fm_alloc(w->stage_bytes + ALIGN, FM_MEMORY_CHECKPOINT);
