@@ -248,7 +248,8 @@ int main(int argc, char **argv)
     }
     const command *const c = find_command(name);
     if (c == NULL || argc - 2 < c->least_arguments) {
-        fm_log_error(c == NULL ? "no command is called \"%s\"" : "finemesh %s: arguments are missing", name);
+        fm_log_error(name[0] == '\0' ? "a command was expected%s" : c == NULL ? "no command is called \"%s\""
+                                      : "finemesh %s: arguments are missing", name);
         print_usage(stderr);
         return EXIT_JOB;
     }

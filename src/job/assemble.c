@@ -168,6 +168,9 @@ int fm_assemble_config_of(fm_assembly *a, const char *dir)
 {
     char path[FM_PATH_BYTES];
     FM_TRY(fm_path_join(path, dir, "config.json"));
+    const bool is_file = a->launch->rank == 0 && fm_path_exists(dir) && !fm_path_is_dir(dir);
+    FM_TRY(fm_comm_agree(a->launch->world, is_file ? fm_fail(FM_ERR_JOB, "%s: it is a file; the directory that holds config.json and the "
+                                                             "weights was expected", dir) : FM_OK));
     FM_TRY(parse_config(a, path));
     int rc = fm_config_tensors(&a->tensors, &a->n_tensors, &a->config);
     if (rc == FM_OK) {

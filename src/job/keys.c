@@ -370,10 +370,11 @@ static bool parse_scalar(fm_job *job, const fm_key *key, const char *value)
 int fm_key_parse(fm_job *job, const fm_key *key, const char *value, fm_text *expected)
 {
     const char *const chosen = value[0] != '\0' ? value : key->fallback;
-    if (key->type == FM_KEY_TEXT || key->type == FM_KEY_PATH || key->type == FM_KEY_PATHS) {
+    const bool is_empty_list = key->type == FM_KEY_PATHS && value[0] != '\0' && value[strspn(value, ", \t")] == '\0';
+    if (!is_empty_list && (key->type == FM_KEY_TEXT || key->type == FM_KEY_PATH || key->type == FM_KEY_PATHS)) {
         return set_string(job, key, chosen);
     }
-    if (parse_scalar(job, key, chosen)) {
+    if (!is_empty_list && parse_scalar(job, key, chosen)) {
         return FM_OK;
     }
     fm_key_print_expected(expected, key);
@@ -471,7 +472,7 @@ void fm_key_print_expected(fm_text *out, const fm_key *key)
         fm_text_add(out, "a path");
         break;
     case FM_KEY_PATHS:
-        fm_text_add(out, "paths");
+        fm_text_add(out, "a list of paths");
         break;
     }
 }

@@ -416,8 +416,10 @@ static fm_attention_args largest_attention(const fm_model *m, const fm_model_res
     return fm_block_attention_args(&block, 0);
 }
 
-void fm_model_estimate(size_t bytes[FM_MEMORY_KINDS], fm_model *m, const fm_model_reserve_spec *spec)
+void fm_model_estimate(size_t bytes[FM_MEMORY_KINDS], const fm_model *model, const fm_model_reserve_spec *spec)
 {
+    fm_model planned = *model;         /* the plan is made as for a reservation, and forgotten */
+    fm_model *const m = &planned;
     const int64_t N = spec->B * spec->T;
     memset(bytes, 0, FM_MEMORY_KINDS * sizeof *bytes);
     for (int u = 0; u < m->n_units; u++) {

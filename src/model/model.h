@@ -154,7 +154,7 @@ typedef struct {
 
 /* Bytes by kind that this rank will allocate for parameters, gradients, states and passes. The same arithmetic as the allocation's own;
  * only the GEMM library's scratchpads are estimated. Local. */
-void fm_model_estimate(size_t bytes[FM_MEMORY_KINDS], fm_model *model, const fm_model_reserve_spec *spec);
+void fm_model_estimate(size_t bytes[FM_MEMORY_KINDS], const fm_model *model, const fm_model_reserve_spec *spec);
 
 /* Allocates parameters, gradients and states, zeroed, and FSDP's slots. Local. */
 int fm_model_allocate(fm_model *model);

@@ -1,15 +1,8 @@
 #include "ops/rates.h"
 
-#include <time.h>
 
+#include "base/clock.h"
 #include "base/random.h"
-
-static double now_s(void)
-{
-    struct timespec t;
-    clock_gettime(CLOCK_MONOTONIC, &t);
-    return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
-}
 
 /* Work that can be queued again and again. */
 typedef int work_fn(fm_compute *compute, void *context);
@@ -24,14 +17,14 @@ static int least_seconds(double *least, fm_compute *compute, work_fn *work, void
     FM_TRY(work(compute, context));
     FM_TRY(device->table->synchronize(device));
     *least = 0.0;
-    const double begin_s = now_s();
-    for (int row = 0; row < LEAST_ROWS || now_s() - begin_s < seconds; row++) {
-        const double row_begin_s = now_s();
+    const double begin_s = fm_clock_s();
+    for (int row = 0; row < LEAST_ROWS || fm_clock_s() - begin_s < seconds; row++) {
+        const double row_begin_s = fm_clock_s();
         for (int64_t i = 0; i < n; i++) {
             FM_TRY(work(compute, context));
         }
         FM_TRY(device->table->synchronize(device));
-        const double own = (now_s() - row_begin_s) / (double)n;
+        const double own = (fm_clock_s() - row_begin_s) / (double)n;
         *least = *least == 0.0 || own < *least ? own : *least;
         n = own * (double)n < row_s ? (int64_t)(row_s / own) + 1 : n;
     }

@@ -2,9 +2,9 @@
 #include <sched.h>
 #include <stdio.h>
 #include <string.h>
-#include <time.h>
 
 #include "tensor/cuda.h"
+#include "base/clock.h"
 #include "tensor/device_cuda.h"
 
 /* Staging: two halves, each used again when the copies that began in it are done. */
@@ -146,22 +146,15 @@ static void cuda_free(fm_device *device, void *pointer)
 
 /* ---- waiting ---- */
 
-static double now_s(void)
-{
-    struct timespec t;
-    clock_gettime(CLOCK_MONOTONIC, &t);
-    return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
-}
-
 /* Waits for an event, asking meanwhile whether something else has failed, so that a lost peer cannot hold this rank for ever. */
 static int wait_event(const fm_cuda *cuda, cudaEvent_t event, const char *what)
 {
-    double asked_s = now_s();
+    double asked_s = fm_clock_s();
     cudaError_t state;
     while ((state = cudaEventQuery(event)) == cudaErrorNotReady) {
-        if (cuda->health != NULL && now_s() - asked_s > health_every_s) {
+        if (cuda->health != NULL && fm_clock_s() - asked_s > health_every_s) {
             FM_TRY(cuda->health(cuda->health_context));
-            asked_s = now_s();
+            asked_s = fm_clock_s();
         }
         sched_yield();
     }

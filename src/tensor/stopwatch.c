@@ -1,7 +1,8 @@
 #include "tensor/stopwatch.h"
 
 #include <string.h>
-#include <time.h>
+
+#include "base/clock.h"
 
 struct fm_stopwatch {
     fm_device *device;
@@ -13,13 +14,6 @@ struct fm_stopwatch {
     int *rows;
     int n_pieces, capacity;
 };
-
-static double now_s(void)
-{
-    struct timespec t;
-    clock_gettime(CLOCK_MONOTONIC, &t);
-    return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
-}
 
 int fm_stopwatch_new(fm_stopwatch **out, fm_device *device)
 {
@@ -60,7 +54,7 @@ void fm_stopwatch_begin(fm_stopwatch *w)
         return;
     }
     if (w->device->table->mark == NULL) {
-        w->begin_s = now_s();
+        w->begin_s = fm_clock_s();
         return;
     }
     w->rc = grow(w);
@@ -77,7 +71,7 @@ int fm_stopwatch_end(fm_stopwatch *w, int row)
     }
     w->laps[row].calls++;
     if (w->device->table->mark == NULL) {
-        w->laps[row].seconds += now_s() - w->begin_s;
+        w->laps[row].seconds += fm_clock_s() - w->begin_s;
         return FM_OK;
     }
     FM_TRY(w->rc);

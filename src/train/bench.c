@@ -3,8 +3,8 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/resource.h>
-#include <time.h>
 
+#include "base/clock.h"
 #include "mesh/timed.h"
 #include "ops/rates.h"
 
@@ -27,13 +27,6 @@ const char *fm_bench_part_key(enum fm_bench_part part)
 const char *fm_bench_part_name(enum fm_bench_part part)
 {
     return part_texts[part][1];
-}
-
-static double now_s(void)
-{
-    struct timespec t;
-    clock_gettime(CLOCK_MONOTONIC, &t);
-    return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
 }
 
 typedef struct {
@@ -71,13 +64,13 @@ static int time_steps(bench *b, double *seconds, int64_t n)
 {
     fm_device *const device = b->model->compute->device;
     FM_TRY(settle(b));
-    double begin_s = now_s();
+    double begin_s = fm_clock_s();
     for (int64_t i = 0; i < n; i++) {
         FM_TRY(one_step(b));
         if (i == n - 1) {
             FM_TRY(device->table->synchronize(device));
         }
-        const double end_s = now_s();
+        const double end_s = fm_clock_s();
         seconds[i] = end_s - begin_s;
         begin_s = end_s;
     }
@@ -164,12 +157,12 @@ static int measure_parts(bench *b, fm_stopwatch *w, fm_ops_timing *timing)
     const int64_t n = b->out->options.split_steps;
     FM_TRY(settle(b));
     fm_stopwatch_clear(w);             /* of what settling took */
-    const double begin_s = now_s();
+    const double begin_s = fm_clock_s();
     for (int64_t i = 0; i < n; i++) {
         FM_TRY(one_step(b));
         FM_TRY(fm_stopwatch_settle(w));
     }
-    const double step_s = (now_s() - begin_s) / (double)n;
+    const double step_s = (fm_clock_s() - begin_s) / (double)n;
     const double collectives_s = fm_stopwatch_get(w, ROW_COLLECTIVES).seconds / (double)n;
     const double pipeline_s = fm_stopwatch_get(w, ROW_PIPELINE).seconds / (double)n;
     double part_s[FM_PARTS] = { 0.0 }, gemm_flops;
