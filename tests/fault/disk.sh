@@ -58,10 +58,13 @@ read_only()
     return $equal_status
 }
 
-# small_files: `ulimit -f`, in blocks of 512 bytes: MPI's shared memory fits, a checkpoint's file of 6,220,800 bytes does not.
+# small_files: `ulimit -f`, in blocks of 512 bytes (bash counts in 1,024 where it is not in POSIX mode): MPI's shared memory fits, a
+# checkpoint's file of 6,220,800 bytes does not.
+blocks=12000
+[ -z "${BASH_VERSION:-}" ] || case :$SHELLOPTS: in *:posix:*) ;; *) blocks=6000 ;; esac
 small_files()
 {
-    (ulimit -f 12000 && train 1 "$scratch/small" >"$scratch/stdout" 2>"$scratch/err")
+    (ulimit -f $blocks && train 1 "$scratch/small" >"$scratch/stdout" 2>"$scratch/err")
     status=$?
     cat "$scratch/err"
     [ $status -eq 2 ] && one_error "$scratch/err" "$scratch/small/checkpoints/.*File too large"
