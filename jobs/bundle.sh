@@ -81,8 +81,8 @@ cp -R "$source_dir/tests/oracle/data" "$share/tests/oracle/"
 cp -R "$source_dir/tests/mesh/models" "$source_dir/tests/mesh/mesh_model.ini" "$share/tests/mesh/"
 cp "$source_dir/tests/bench/peer.py" "$share/tests/bench/"
 cp "$source_dir/README.md" "$source_dir/COPYING" "$bundle/"
+chmod -R u+w,go+rX "$bundle"           # a source tree that is not to be written to has been copied as it is
 find "$share" \( -name sources.mk -o -name '*.c' \) -delete
-chmod -R u+w,go+rX "$bundle"
 
 tar -C "$build_dir" -cf - "$name" | gzip -9 >"$bundle.tar.gz"
 bytes=$(wc -c <"$bundle.tar.gz")
