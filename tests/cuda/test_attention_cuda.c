@@ -7,6 +7,7 @@
 
 /* For the kernels on tensor cores: rows are aligned. Tiles have 64 or 128 queries and 32, 64 or 128 keys. */
 static const attention_case aligned[] = {
+    { "a key less than a tile's", 1, 2, 1, 64, 200, ONE, 0, 62, 200, 0, 0, 0, { 0 }, 0 },
     { "one document", 1, 3, 3, 64, 37, ONE, 0, 0, 37, 0, 0, 0, { 0 }, 0 },
     { "several tiles", 1, 2, 1, 64, 300, ONE, 0, 0, 300, 0, 0, 0, { 0 }, 8 },
     { "groups of 3", 1, 9, 3, 64, 131, PADDED, 0, 0, 131, 0, 0, 0, { 0 }, 8 },
@@ -125,7 +126,7 @@ static void delta_in_every_dtype(void **state)
     lab *const l = *state;
     for (int t = 0; t < COUNT(dtypes); t++) {
         for (int wide = 0; wide < 2; wide++) {
-            problem s = problem_new(l, wide ? &aligned[10] : &uneven[6], dtypes[t], 0.0);
+            problem s = problem_new(l, wide ? &aligned[11] : &uneven[6], dtypes[t], 0.0);
             const fm_attention_args *const a = &s.args;
             const array out = array_random(l, dtypes[t], s.dout.n, 5, 1.0);
             array delta = array_random(l, FM_F32, a->B * a->q_row * a->H, 7, 1.0);
