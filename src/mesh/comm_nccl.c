@@ -4,6 +4,7 @@
 #include <string.h>
 #include <time.h>
 
+#include "base/clock.h"
 #include "base/memory.h"
 #include "mesh/comm_backend.h"
 #include "mesh/nccl_library.h"
@@ -59,13 +60,6 @@ struct fm_nccl {
     bool failed;
     char *failure;
 };
-
-static double now_s(void)
-{
-    struct timespec t;
-    clock_gettime(CLOCK_MONOTONIC, &t);
-    return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
-}
 
 /* ---- failures ---- */
 
@@ -135,12 +129,12 @@ static int fail_by(fm_nccl *nccl, const nccl_group *group, ncclComm_t comm, nccl
 /* Until what a call began is done: communicators do not block. The stream order of an operation is settled only then. */
 static int settle(fm_nccl *nccl, const nccl_group *group, ncclComm_t comm, ncclResult_t result, const char *what)
 {
-    for (const double begin_s = now_s(); result == ncclInProgress;) {
+    for (const double begin_s = fm_clock_s(); result == ncclInProgress;) {
         const ncclResult_t asked = nccl->library.CommGetAsyncError(comm, &result);
         if (asked != ncclSuccess) {
             return fail_by(nccl, group, comm, asked, what);
         }
-        if (result == ncclInProgress && now_s() - begin_s > nccl->timeout_s) {
+        if (result == ncclInProgress && fm_clock_s() - begin_s > nccl->timeout_s) {
             char where[256];
             describe(where, sizeof where, nccl, group);
             return give_up(nccl, fm_fail(FM_ERR_COMM, "NCCL: %s in %s has taken %.0f s: another rank is late, hangs or died", what,
@@ -431,8 +425,8 @@ static int check_queue(fm_nccl *nccl, const nccl_group *group, queue *q)
     if (t == NULL || cudaEventQuery(t->begun) != cudaSuccess) {
         return FM_OK;
     }
-    t->running_since_s = t->running_since_s == 0.0 ? now_s() : t->running_since_s;
-    if (now_s() - t->running_since_s <= nccl->timeout_s) {
+    t->running_since_s = t->running_since_s == 0.0 ? fm_clock_s() : t->running_since_s;
+    if (fm_clock_s() - t->running_since_s <= nccl->timeout_s) {
         return FM_OK;
     }
     char where[256];
@@ -476,7 +470,7 @@ static void free_tickets(ticket *t)
 static void close_queue(fm_nccl *nccl, queue *q)
 {
     ncclResult_t result = q->comm == NULL ? ncclSuccess : nccl->library.CommFinalize(q->comm);
-    for (const double begin_s = now_s(); q->comm != NULL && result == ncclInProgress && now_s() - begin_s < CLOSE_SECONDS;) {
+    for (const double begin_s = fm_clock_s(); q->comm != NULL && result == ncclInProgress && fm_clock_s() - begin_s < CLOSE_SECONDS;) {
         nanosleep(&(struct timespec){ .tv_nsec = 20000 }, NULL);
         if (nccl->library.CommGetAsyncError(q->comm, &result) != ncclSuccess) {
             result = ncclInternalError;

@@ -5,6 +5,7 @@
 #include <string.h>
 #include <time.h>
 
+#include "base/clock.h"
 #include "base/memory.h"
 #include "base/text.h"
 #include "mesh/comm_backend.h"
@@ -32,13 +33,6 @@ struct fm_watch {
     bool asks;                         /* this rank is beyond the limit */
     int lowest_asking;
 };
-
-static double now_s(void)
-{
-    struct timespec t;
-    clock_gettime(CLOCK_MONOTONIC, &t);
-    return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
-}
 
 int fm_watch_new(fm_watch **out, double limit_s, const void *mpi_comm, fm_watch_end *end, void *context)
 {
@@ -194,7 +188,7 @@ static void describe(const fm_watch *w)
 /* Beyond the limit: asks, gives the others time to answer, and ends the run; the lowest of those who ask does. */
 static void ask(fm_watch *w)
 {
-    const double patience_s = 2.0, begin_s = now_s();
+    const double patience_s = 2.0, begin_s = fm_clock_s();
     w->asks = true;
     w->reports[w->rank] = w->own;
     w->answered[w->rank] = true;
@@ -204,7 +198,7 @@ static void ask(fm_watch *w)
             tell(w, r, QUESTION_TAG);
         }
     }
-    while (now_s() - begin_s < patience_s * (w->lowest_asking == w->rank ? 1.0 : 3.0)) {
+    while (fm_clock_s() - begin_s < patience_s * (w->lowest_asking == w->rank ? 1.0 : 3.0)) {
         listen(w);
         nanosleep(&(struct timespec){ .tv_nsec = 5000000 }, NULL);
     }
@@ -214,7 +208,7 @@ static void ask(fm_watch *w)
 
 void fm_watch_look(fm_watch *w, double *since_s, const fm_watch_place *place)
 {
-    const double now = now_s(), interval_s = 0.1;
+    const double now = fm_clock_s(), interval_s = 0.1;
     if (*since_s == 0.0) {
         *since_s = now;
     }

@@ -4,6 +4,7 @@
 #include <cublasLt.h>
 #include <string.h>
 
+#include "base/crc.h"
 #include "ops/rows.h"
 #include "tensor/cuda.h"
 
@@ -67,12 +68,7 @@ static plan_key key_of(const fm_gemm_args *g)
 
 static unsigned bucket_of(const plan_key *key)
 {
-    const unsigned char *const bytes = (const unsigned char *)key;
-    uint32_t hash = 2166136261u;       /* FNV-1a */
-    for (size_t i = 0; i < sizeof *key; i++) {
-        hash = (hash ^ bytes[i]) * 16777619u;
-    }
-    return hash % BUCKETS;
+    return fm_crc32(0, key, sizeof *key) % BUCKETS;
 }
 
 static void destroy_plan(plan *p)

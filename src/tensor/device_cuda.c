@@ -3,8 +3,8 @@
 #include <stdio.h>
 #include <string.h>
 
-#include "tensor/cuda.h"
 #include "base/clock.h"
+#include "tensor/cuda.h"
 #include "tensor/device_cuda.h"
 
 /* Staging: two halves, each used again when the copies that began in it are done. */
@@ -205,13 +205,19 @@ static int cuda_copy_in(fm_device *device, void *to, const void *host, size_t si
     return FM_OK;
 }
 
+/* Of part p of a copy that goes through the staging half by half. */
+static size_t part_bytes(size_t size_bytes, size_t p)
+{
+    const size_t left_bytes = size_bytes - p * HALF_BYTES;
+    return left_bytes < HALF_BYTES ? left_bytes : HALF_BYTES;
+}
+
 /* Part p of a copy from the device on its way into half p % 2. */
 static int begin_part(const fm_cuda *cuda, const char *from, size_t size_bytes, size_t p)
 {
     staging *const s = cuda->staging;
-    const size_t at = p * HALF_BYTES, part = size_bytes - at < HALF_BYTES ? size_bytes - at : HALF_BYTES;
-    FM_TRY(fm_cuda_check(cudaMemcpyAsync(s->half[p % HALVES], from + at, part, cudaMemcpyDeviceToHost, cuda->stream),
-                         "a copy from the GPU"));
+    FM_TRY(fm_cuda_check(cudaMemcpyAsync(s->half[p % HALVES], from + p * HALF_BYTES, part_bytes(size_bytes, p), cudaMemcpyDeviceToHost,
+                                         cuda->stream), "a copy from the GPU"));
     return fm_cuda_check(cudaEventRecord(s->done[p % HALVES], cuda->stream), "an event");
 }
 
@@ -227,9 +233,8 @@ static int cuda_copy_out(fm_device *device, void *host, const void *from, size_t
         if (p + 1 < parts) {
             FM_TRY(begin_part(cuda, from, size_bytes, p + 1));
         }
-        const size_t at = p * HALF_BYTES;
         FM_TRY(wait_event(cuda, s->done[p % HALVES], "a copy from the GPU, or what was queued before it,"));
-        memcpy((char *)host + at, s->half[p % HALVES], size_bytes - at < HALF_BYTES ? size_bytes - at : HALF_BYTES);
+        memcpy((char *)host + p * HALF_BYTES, s->half[p % HALVES], part_bytes(size_bytes, p));
     }
     if (parts > 0) {
         s->used_bytes = 0;             /* all that was queued is done, copies to the GPU too */
@@ -250,32 +255,37 @@ static int cuda_zero(fm_device *device, void *to, size_t size_bytes)
     return size_bytes == 0 ? FM_OK : fm_cuda_check(cudaMemsetAsync(to, 0, size_bytes, fm_cuda_of(device)->stream), "clearing memory");
 }
 
+/* Stands in front of pinned memory, so that what is freed can be counted; as large as fm_alloc's alignment. */
+typedef struct {
+    size_t size_bytes;
+    enum fm_memory kind;
+    char padding[52];
+} host_front;
+
+_Static_assert(sizeof(host_front) == 64, "the front must keep the alignment of the block");
+
 static void *cuda_host_alloc(fm_device *device, size_t size_bytes, enum fm_memory kind)
 {
-    /* the size stands in front, so that what is freed can be counted */
-    enum { FRONT = 64 };
     char *block = NULL;
     (void)device;
-    if (cudaMallocHost((void **)&block, size_bytes + FRONT) != cudaSuccess) {
+    if (cudaMallocHost((void **)&block, size_bytes + sizeof(host_front)) != cudaSuccess) {
         cudaGetLastError();
         fm_fail(FM_ERR_MEMORY, "%.1f MiB of pinned host memory were asked for %s and could not be had (ulimit -l?)",
                 (double)size_bytes / (1 << 20), fm_memory_name(kind));
         return NULL;
     }
-    memset(block, 0, size_bytes + FRONT);
-    ((size_t *)(void *)block)[0] = size_bytes;
-    ((size_t *)(void *)block)[1] = (size_t)kind;
+    memset(block, 0, size_bytes + sizeof(host_front));
+    *(host_front *)(void *)block = (host_front){ .size_bytes = size_bytes, .kind = kind };
     fm_memory_note(kind, (int64_t)size_bytes);
-    return block + FRONT;
+    return block + sizeof(host_front);
 }
 
 static void cuda_host_free(fm_device *device, void *pointer)
 {
-    enum { FRONT = 64 };
     (void)device;
     if (pointer != NULL) {
-        size_t *const front = (size_t *)(void *)((char *)pointer - FRONT);
-        fm_memory_note((enum fm_memory)front[1], -(int64_t)front[0]);
+        host_front *const front = (host_front *)pointer - 1;
+        fm_memory_note(front->kind, -(int64_t)front->size_bytes);
         cudaFreeHost(front);
     }
 }
