@@ -58,6 +58,7 @@ struct fm_nccl {
     cudaEvent_t computed;              /* of the device's stream, when an operation was begun */
     void *warm;                        /* device memory for the first message of each lane */
     bool failed;
+    int failure_code;
     char *failure;
 };
 
@@ -88,6 +89,7 @@ static int give_up(fm_nccl *nccl, int code)
 {
     if (!nccl->failed) {
         nccl->failed = true;
+        nccl->failure_code = code;
         nccl->failure = fm_strdup(fm_error_message());
         abort_all(nccl);
     }
@@ -96,7 +98,7 @@ static int give_up(fm_nccl *nccl, int code)
 
 static int fail_again(const fm_nccl *nccl)
 {
-    return fm_fail_with(FM_ERR_COMM, nccl->failure != NULL ? nccl->failure : "NCCL has failed before");
+    return fm_fail_with(nccl->failure_code, nccl->failure != NULL ? nccl->failure : "NCCL has failed before");
 }
 
 /* "the group fsdp, rank 1 of 2 (ranks 0, 4 of the run)", or the world's. */
