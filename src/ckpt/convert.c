@@ -287,8 +287,9 @@ static int write_set(fm_convert_report *report, const char *shards_dir, conversi
     return FM_OK;
 }
 
-/* Rank 0 alone looks: the source's identity (not of shard sets), and whether the shards there have it. */
-static int look(json_t **extra, bool *current, const char *shards_dir, const char *source_dir, bool reuse, fm_comm *world)
+/* Rank 0 alone looks: the source's identity (not of shard sets), and whether the shards there have it: then *mesh is theirs. */
+static int look(json_t **extra, bool *current, fm_mesh_shape *mesh, const char *shards_dir, const char *source_dir, bool reuse,
+                fm_comm *world)
 {
     int rc = FM_OK;
     uint8_t answer = 0;
@@ -296,11 +297,12 @@ static int look(json_t **extra, bool *current, const char *shards_dir, const cha
     if (fm_comm_rank(world) == 0 && !fm_shards_is_set(source_dir)) {
         json_t *identity = NULL;
         rc = fm_hf_identity(&identity, source_dir);
-        answer = rc == FM_OK && reuse && fm_shards_are_current(shards_dir, identity);
+        answer = rc == FM_OK && reuse && fm_shards_are_current(mesh, shards_dir, identity);
         json_object_set_new(*extra, "source", identity);
     }
     FM_TRY(fm_comm_agree(world, rc));
     FM_TRY(fm_comm_broadcast(world, &answer, 1, FM_U8, 0));
+    FM_TRY(fm_comm_broadcast(world, mesh, sizeof *mesh, FM_U8, 0));
     *current = answer != 0;
     return FM_OK;
 }
@@ -333,8 +335,9 @@ int fm_convert(fm_convert_report *report, const char *shards_dir, const char *so
     bool current = false;
     conversion c = { .layout = layout };
     const small_files small = { .from_dir = source_dir };
+    fm_mesh_shape mesh = layout->mesh;
     *report = (fm_convert_report){ 0 };
-    int rc = look(&extra, &current, shards_dir, source_dir, reuse, world);
+    int rc = look(&extra, &current, &mesh, shards_dir, source_dir, reuse, world);
     const char *const from_dir = current ? shards_dir : source_dir;
     if (rc == FM_OK) {
         rc = fm_source_open(&c.source, from_dir, world);
@@ -346,6 +349,7 @@ int fm_convert(fm_convert_report *report, const char *shards_dir, const char *so
         rc = write_set(report, shards_dir, &c, &small, extra, world, tp);
     }
     report->reused = current;
+    report->mesh = current ? mesh : layout->mesh;
     fm_source_close(c.source);
     release(&c);
     json_decref(extra);

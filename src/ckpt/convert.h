@@ -7,7 +7,8 @@
 
 /* What was done, on all ranks together. */
 typedef struct {
-    bool reused;                       /* the shards of an unchanged source were there */
+    bool reused;                       /* the shards of an unchanged source were there, */
+    fm_mesh_shape mesh;                /* made for this mesh; written anew: the layout's */
     int64_t bytes_read, requests;      /* of the source's files */
     int64_t bytes_written;             /* of tensors */
 } fm_convert_report;

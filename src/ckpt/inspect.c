@@ -89,6 +89,12 @@ static void print_slices(char out[SLICES_BYTES], const fm_index *index, const fm
     }
 }
 
+/* The size of a tensor whose bytes lie elsewhere (a virtual dataset, a compressed one); 0 where its elements have no known size. */
+static int64_t logical_bytes(const fm_index_tensor *tensor)
+{
+    return tensor->dtype == FM_DTYPES ? 0 : tensor->rows * tensor->columns * (int64_t)fm_dtype_bytes((enum fm_dtype)tensor->dtype);
+}
+
 static int64_t stored_bytes(const fm_index *index, const fm_index_tensor *tensor)
 {
     int64_t total = 0;
@@ -101,7 +107,7 @@ static int64_t stored_bytes(const fm_index *index, const fm_index_tensor *tensor
 static void print_table(const fm_index *index)
 {
     int widest = 6;
-    int64_t total_bytes = 0, total_elements = 0;
+    int64_t total_bytes = 0, total_elements = 0, elsewhere_bytes = 0;
     for (int64_t t = 0; t < index->tensors.n; t++) {
         const int length = (int)strlen(fm_index_string(index, fm_index_get_tensor(index, t)->name));
         widest = length > widest && length <= 80 ? length : widest;
@@ -109,16 +115,22 @@ static void print_table(const fm_index *index)
     fm_log_print("%-*s  %-8s %16s  %-20s %s\n", widest, "tensor", "dtype", "bytes", "shape", "slices");
     for (int64_t t = 0; t < index->tensors.n; t++) {
         const fm_index_tensor *const tensor = fm_index_get_tensor(index, t);
+        const int64_t stored = stored_bytes(index, tensor), elsewhere = tensor->n_slices == 0 ? logical_bytes(tensor) : 0;
         char shape[SHAPE_BYTES], slices[SLICES_BYTES];
         print_shape(shape, tensor);
         print_slices(slices, index, tensor);
         fm_log_print("%-*s  %-8s %16lld  %-20s %s\n", widest, fm_index_string(index, tensor->name),
-                     fm_index_string(index, tensor->dtype_name), (long long)stored_bytes(index, tensor), shape, slices);
-        total_bytes += stored_bytes(index, tensor);
+                     fm_index_string(index, tensor->dtype_name), (long long)(stored + elsewhere), shape, slices);
+        total_bytes += stored;
+        elsewhere_bytes += elsewhere;
         total_elements += tensor->rows * tensor->columns;
     }
-    fm_log_print("%lld tensors of %lld elements, %lld bytes in %lld file%s\n", (long long)index->tensors.n,
+    fm_log_print("%lld tensors of %lld elements, %lld bytes in %lld file%s", (long long)index->tensors.n,
                  (long long)total_elements, (long long)total_bytes, (long long)index->files.n, index->files.n == 1 ? "" : "s");
+    if (elsewhere_bytes > 0) {
+        fm_log_print(", %lld that lie in others or are not contiguous", (long long)elsewhere_bytes);
+    }
+    fm_log_print("\n");
 }
 
 int fm_inspect(const char *path)

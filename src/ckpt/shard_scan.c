@@ -1,5 +1,6 @@
 #include "ckpt/shard_scan.h"
 
+#include <limits.h>
 #include <string.h>
 
 #include "base/file.h"
@@ -226,13 +227,27 @@ int fm_shards_scan(fm_index *index, const char *dir, int part, int n_parts)
     return rc;
 }
 
-bool fm_shards_are_current(const char *dir, const json_t *identity)
+/* The mesh that a set was made for, which every manifest says. */
+static int read_mesh(fm_mesh_shape *mesh, const json_t *manifest, const char *dir)
+{
+    const json_t *const sizes = json_object_get(manifest, "mesh");
+    int64_t least = INT_MAX;
+    for (int d = 0; d < FM_DIMS; d++) {
+        int64_t size = 0;
+        FM_TRY(fm_json_get_int(&size, sizes, fm_dim_name((enum fm_dim)d), 1, INT_MAX, dir));
+        mesh->size[d] = (int)size;
+        least = size < least ? size : least;
+    }
+    return least > 0 ? FM_OK : fm_fail(FM_ERR_FORMAT, "%s: its manifest has no \"mesh\" of %d sizes", dir, FM_DIMS);
+}
+
+bool fm_shards_are_current(fm_mesh_shape *mesh, const char *dir, const json_t *identity)
 {
     json_t *manifest;
     if (!fm_shards_is_set(dir) || fm_shards_read_manifest(&manifest, dir) < 0) {
         return false;
     }
-    bool current = json_equal(json_object_get(manifest, "source"), identity) != 0;
+    bool current = json_equal(json_object_get(manifest, "source"), identity) != 0 && read_mesh(mesh, manifest, dir) == FM_OK;
     const json_t *const files = json_object_get(manifest, "files");
     for (size_t i = 0; current && i < json_array_size(files); i++) {
         char path[FM_PATH_BYTES];

@@ -6,6 +6,7 @@
 #include <jansson.h>
 
 #include "ckpt/index.h"
+#include "finemesh/mesh.h"
 
 /* The end of every manifest.json: the CRC of all bytes before it. */
 #define FM_MANIFEST_SEAL ",\n \"crc32\": %u\n}\n"
@@ -26,7 +27,8 @@ int fm_shards_scan(fm_index *index, const char *dir, int part, int n_parts);
 /* One HDF5 file alone: a rank's (its slices), or any other (its datasets, each as one whole slice where it is contiguous). */
 int fm_shards_scan_file(fm_index *index, const char *path);
 
-/* Whether the set was made from a source of this identity (fm_hf_identity) and its files are still there as they were written. */
-bool fm_shards_are_current(const char *dir, const json_t *identity);
+/* Whether the set was made from a source of this identity (fm_hf_identity) and its files are still there as they were written; then
+ * *mesh is the one that it was made for. */
+bool fm_shards_are_current(fm_mesh_shape *mesh, const char *dir, const json_t *identity);
 
 #endif

@@ -227,7 +227,10 @@ int fm_assemble_shards(fm_assembly *a, fm_source **source)
     fm_comm *const tp = a->groups == NULL ? NULL : fm_groups_get(a->groups, FM_GROUP_TP);
     FM_TRY(fm_convert(&report, dir, a->job.model.path, &layout, a->tensors, true, world, tp));
     if (report.reused) {
-        fm_log_print("# shards: %s is up to date\n", dir);
+        char mesh[128];
+        fm_mesh_print(mesh, sizeof mesh, &report.mesh);
+        const bool same = memcmp(&report.mesh, &a->mesh, sizeof a->mesh) == 0;
+        fm_log_print("# shards: %s is up to date, made for the mesh %s%s\n", dir, mesh, same ? "" : "; any mesh reads it");
     } else {
         fm_log_print("# shards: %s written, %.1f MiB read in %lld requests\n", dir, (double)report.bytes_read / (1 << 20),
                      (long long)report.requests);

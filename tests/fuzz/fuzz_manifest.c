@@ -39,6 +39,7 @@ static void check_set(void)
 {
     json_t *manifest, *state, *identity = json_array();
     fm_index index = { .pool = { 0 } };
+    fm_mesh_shape mesh;
     int64_t bytes;
     if (fuzz_result(fm_shards_read_manifest(&manifest, set)) == FM_OK) {
         check_names(manifest);
@@ -51,7 +52,7 @@ static void check_set(void)
     fuzz_result(fm_shards_scan(&index, set, 0, 1));
     fm_index_clear(&index);
     fuzz_result(fm_verify(&bytes, set, NULL));
-    fm_shards_are_current(set, identity);
+    fm_shards_are_current(&mesh, set, identity);
     fuzz_result(fm_checkpoints_settle(folder, 1));
     json_decref(identity);
 }

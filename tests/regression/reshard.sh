@@ -49,6 +49,11 @@ refuses()
 # Sets of weights: odd meshes one after the other; tp that divides neither heads nor columns, stages of unequal length.
 tap_check "a set of one rank" convert one
 tap_check "a set of tp 5" convert tp5 distributed.tp_size=5
+names_mesh() { convert "$@" >"$scratch/mesh.out"; cat "$scratch/mesh.out"; grep -q "tp5/shards is up to date, made for the mesh .* tp 5$mesh_end" "$scratch/mesh.out"; }
+mesh_end='$'
+tap_check "converting again names the set's mesh" names_mesh tp5 distributed.tp_size=5
+mesh_end='; any mesh reads it$'
+tap_check "and says so where it is not the job's" names_mesh tp5 distributed.tp_size=2
 tap_check "1 -> tp 5 on 1 rank" reshard 1 one/shards a --tp-size 5
 tap_check "the same bits" same_bits one/shards a
 tap_check "laid out as convert does it" same_layout tp5/shards a

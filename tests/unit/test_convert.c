@@ -130,8 +130,10 @@ static void an_unchanged_source_is_not_converted_again(void **state)
     set_up(&f, 1, 1);
     convert(&report, &f, &meshes[1], true);
     assert_false(report.reused);
+    assert_memory_equal(&report.mesh, &meshes[1], sizeof report.mesh);
     convert(&report, &f, &meshes[2], true);
     assert_true(report.reused);
+    assert_memory_equal(&report.mesh, &meshes[1], sizeof report.mesh);
     assert_int_equal(fm_path_join(path, f.shards, "rank-00000.h5"), FM_OK);
     assert_int_equal(truncate(path, 100), 0);
     convert(&report, &f, &meshes[1], true);
