@@ -70,7 +70,8 @@ run_ranks()
 
 # run_double N ORDER PROGRAM ARGS...: the same with the CUDA module over the doubles (tests/cuda/double): a copy of the program in a bin/ that
 # has the module in ../lib/finemesh. ORDER is that of streams, early, late or a number; /1 behind it: one GPU for all ranks, not one each.
-# Device memory is closed to the host. 77 where the module was not built.
+# Device memory is closed to the host. $double_module: another module; $double_front: a folder of libraries before the doubles. 77 where the
+# module was not built.
 run_double()
 {
     double_n=$1 double_order=${2%/*} double_gpus=$1 double_program=$3 double_libs=$build_dir/tests/cuda/double/.libs
@@ -78,11 +79,11 @@ run_double()
     shift 3
     [ -e "$double_libs/finemesh_cuda.so" ] || { echo "the CUDA module was not built over the doubles: no C++17 compiler"; return 77; }
     mkdir -p "$scratch/root/bin" "$scratch/root/lib/finemesh"
-    ln -sf "$double_libs/finemesh_cuda.so" "$scratch/root/lib/finemesh/"
+    ln -sf "${double_module:-$double_libs/finemesh_cuda.so}" "$scratch/root/lib/finemesh/finemesh_cuda.so"
     cp "$(dirname "$double_program")/.libs/$(basename "$double_program")" "$scratch/root/bin/" || return 99
     double_preload=$double_libs/libcudart_double.so
     [ "$double_n" -le "$n_cores" ] || double_preload="$build_dir/tests/mesh/.libs/yield_shim.so $double_preload"
     timeout "$FM_TEST_SECONDS" "$MPIEXEC" -n "$double_n" -genv LD_PRELOAD "$double_preload" \
-        -genv LD_LIBRARY_PATH "$double_libs:$build_dir/.libs:${LD_LIBRARY_PATH-}" -genv FM_DOUBLE_DEVICES "$double_gpus" \
+        -genv LD_LIBRARY_PATH "${double_front:+$double_front:}$double_libs:$build_dir/.libs:${LD_LIBRARY_PATH-}" -genv FM_DOUBLE_DEVICES "$double_gpus" \
         -genv FM_DOUBLE_STREAMS "$double_order" -genv FM_DOUBLE_PROTECT 1 "$scratch/root/bin/$(basename "$double_program")" "$@" </dev/null
 }

@@ -113,6 +113,7 @@ shell_tests = \
 	tests/regression/bad.sh \
 	tests/regression/bench.sh \
 	tests/regression/bundle.sh \
+	tests/regression/cuda.sh \
 	tests/regression/export.sh \
 	tests/regression/library.sh \
 	tests/regression/load.sh \

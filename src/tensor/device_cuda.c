@@ -396,7 +396,8 @@ int fm_cuda_count(int *out)
         int driver = 0;
         cudaDriverGetVersion(&driver);
         if (driver == 0) {
-            return fm_fail(FM_ERR_DEVICE, "there is no NVIDIA driver");
+            return fm_fail(FM_ERR_DEVICE, "there is no NVIDIA driver at work on this machine, only its library: choose "
+                           "device.type=cpu, or a machine with a GPU");
         }
         return fm_fail(FM_ERR_DEVICE, "the NVIDIA driver serves CUDA %d.%d at most and finemesh was built for CUDA %d.%d: "
                        "a newer driver, or a build with an older toolkit, is needed", driver / 1000, driver % 1000 / 10,

@@ -128,6 +128,28 @@ static void the_host_cannot_read_device_memory(void **state)
     assert_true(in_process("FM_DOUBLE_PROTECT", "1", read_by_host) > 2);
 }
 
+static bool never_done(void *arguments)
+{
+    (void)arguments;
+    return false;
+}
+
+/* What is on its way lends device memory out: an allocation beside it must not close it. */
+static int read_what_is_on_its_way(void)
+{
+    const setup s = make();
+    void *other;
+    cuda_double_enqueue_poll(s.first, never_done, NULL);
+    cudaStreamQuery(s.first);
+    return cudaMalloc(&other, 1) == cudaSuccess && *s.number == 7 ? 1 : 2;
+}
+
+static void what_is_on_its_way_stays_open(void **state)
+{
+    (void)state;
+    assert_int_equal(in_process("FM_DOUBLE_PROTECT", "1", read_what_is_on_its_way), 1);
+}
+
 static int write_behind(void)
 {
     const setup s = make();
@@ -264,6 +286,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(a_forgotten_wait_gives_wrong_numbers),
         cmocka_unit_test(the_host_cannot_read_device_memory),
+        cmocka_unit_test(what_is_on_its_way_stays_open),
         cmocka_unit_test(a_write_behind_the_end_is_seen),
         cmocka_unit_test(settings_are_obeyed),
         cmocka_unit_test(copies_know_where_memory_lies),

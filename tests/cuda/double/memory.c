@@ -27,6 +27,7 @@ static struct {
     pin *pins;
     size_t used_bytes, high_bytes;     /* asked for; the end of the part of the arena that has been used */
     int protects;                      /* -1: not yet known */
+    int loans;
     bool is_closed;
 } memory = { .protects = -1 };
 
@@ -43,12 +44,17 @@ void memory_open(void)
     }
 }
 
+void memory_lend(int n)
+{
+    memory.loans += n;
+}
+
 void memory_close(void)
 {
     if (memory.protects < 0) {
         memory.protects = setting("FM_DOUBLE_PROTECT", 0) != 0;
     }
-    if (memory.protects > 0 && !memory.is_closed && memory.high_bytes > 0) {
+    if (memory.protects > 0 && !memory.is_closed && memory.loans == 0 && memory.high_bytes > 0) {
         mprotect(memory.arena, memory.high_bytes, PROT_NONE);
         memory.is_closed = true;
     }

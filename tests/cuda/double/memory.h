@@ -14,8 +14,10 @@ cudaError_t memory_pin(void **out, size_t size);
 cudaError_t memory_unpin(void *pointer);
 bool memory_is_pinned(const void *pointer);
 
-/* With FM_DOUBLE_PROTECT only what runs in between may touch device memory. */
+/* With FM_DOUBLE_PROTECT only what runs in between may touch device memory, which stays open while any of it is on loan (n = 1: one loan
+ * more, -1: one less): what is on its way is read and written by other processes, and by every call of MPI. */
 void memory_open(void);
 void memory_close(void);
+void memory_lend(int n);
 
 #endif

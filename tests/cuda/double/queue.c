@@ -46,7 +46,7 @@ static struct {
     pthread_mutex_t lock;
     struct CUstream_st standard, *streams;
     cudaError_t error;
-    long n_run, n_polls;               /* polls that have started and are not done */
+    long n_run;
     enum { UNKNOWN, LATE, EARLY, RANDOM } order;
     uint32_t random;
 } queues;
@@ -122,12 +122,14 @@ static void run_once(const operation *o)
 
 static bool poll_once(operation *o)
 {
-    queues.n_polls += !o->started;
-    o->started = true;
+    if (!o->started) {
+        memory_lend(1);
+        o->started = true;
+    }
     if (!o->poll(o->arguments)) {
         return false;
     }
-    queues.n_polls--;
+    memory_lend(-1);
     return true;
 }
 
@@ -210,14 +212,6 @@ static bool go_on(const goal *g)
     return moved;
 }
 
-/* Not while something is on its way: another process may be reading what is sent. */
-static void close_memory(void)
-{
-    if (queues.n_polls == 0) {
-        memory_close();
-    }
-}
-
 static bool try(const goal *g)
 {
     lock_queues();
@@ -225,7 +219,7 @@ static bool try(const goal *g)
     while (!is_reached(g) && go_on(g)) {
     }
     const bool reached = is_reached(g);
-    close_memory();
+    memory_close();
     unlock_queues();
     return reached;
 }
@@ -286,7 +280,7 @@ void queue_progress(void)
     lock_queues();
     memory_open();
     run_others(NULL, true);
-    close_memory();
+    memory_close();
     unlock_queues();
 }
 

@@ -44,5 +44,10 @@ tests_cuda_double_finemesh_cuda_la_LDFLAGS = -module -avoid-version -shared -no-
 	-rpath /nowhere
 tests_cuda_double_finemesh_cuda_la_LIBADD = tests/cuda/double/libcudart_double.la libfinemesh.la -lpthread
 
+check_LTLIBRARIES += tests/cuda/double/finemesh_cuda_other.la
+tests_cuda_double_finemesh_cuda_other_la_SOURCES = tests/cuda/double/finemesh_cuda_other.c
+tests_cuda_double_finemesh_cuda_other_la_LDFLAGS = -module -avoid-version -shared -rpath /nowhere
+tests_cuda_double_finemesh_cuda_other_la_LIBADD =
+
 # Programs that call the doubles themselves.
 double_ldadd = tests/cuda/double/libcudart_double.la $(LDADD)

@@ -1,0 +1,96 @@
+#!/bin/sh
+# device.type=cuda as a person meets it, over the doubles of the CUDA libraries: what --version says, a run, and what is wrong with
+# a machine or an installation: exit status 1, one error that says what and what to do.
+. "$srcdir/tests/lib.sh"
+cd "$source_dir" || exit 99
+libraries=$build_dir/tests/cuda/double/.libs
+[ -e "$libraries/finemesh_cuda.so" ] || tap_skip_all "the CUDA module was not built over the doubles: no C++17 compiler"
+
+# says WORDS RANKS GPUS: --version's lines.
+says()
+{
+    run_double "$2" "late/$3" "$build_dir/finemesh" --version >"$scratch/stdout" || return 1
+    cat "$scratch/stdout"
+    grep -q -e "$1" "$scratch/stdout"
+}
+
+# refused WORDS RANKS GPUS OVERRIDES...
+refused()
+{
+    words=$1 ranks=$2 gpus=$3
+    shift 3
+    rm -rf "$scratch/out"
+    run_double "$ranks" "late/$gpus" "$build_dir/finemesh" run inputs/quickstart.ini "job.output_dir=$scratch/out" device.type=cuda "$@" \
+        >"$scratch/stdout" 2>"$scratch/stderr"
+    status=$?
+    cat "$scratch/stderr"
+    [ $status -eq 1 ] || { echo "exit status $status, 1 expected"; return 1; }
+    [ "$(grep -c '^finemesh: error: ' "$scratch/stderr")" -eq 1 ] || { echo "one error expected"; return 1; }
+    grep -q -e "$words" "$scratch/stderr" || { echo "the error does not hold: $words"; return 1; }
+}
+
+# without NAME COMMAND...: a library that the loader finds and cannot open.
+without()
+{
+    rm -rf "$scratch/broken"
+    mkdir "$scratch/broken"
+    echo "no library" >"$scratch/broken/$1"
+    shift
+    double_front=$scratch/broken
+    "$@"
+    without_status=$?
+    double_front=
+    return $without_status
+}
+
+# with_module FILE COMMAND...
+with_module()
+{
+    double_module=$1
+    shift
+    "$@"
+    module_status=$?
+    double_module=
+    return $module_status
+}
+
+# with NAME=VALUE COMMAND...: a setting of the doubles.
+with()
+{
+    export "${1?}"
+    setting_name=${1%%=*}
+    shift
+    "$@"
+    setting_status=$?
+    unset "$setting_name"
+    return $setting_status
+}
+
+# The first loss of one rank on the CPU.
+like_the_cpu()
+{
+    run_ranks 1 "$build_dir/finemesh" run inputs/quickstart.ini "job.output_dir=$scratch/cpu" train.steps=2 schedule.warmup_steps=1 >/dev/null || return 1
+    run_double 2 late "$build_dir/finemesh" run inputs/quickstart.ini "job.output_dir=$scratch/gpu" train.steps=2 schedule.warmup_steps=1 device.type=cuda \
+        distributed.tp_size=2 >"$scratch/stdout" || return 1
+    grep -q 'between GPUs: NCCL' "$scratch/stdout" || return 1
+    for run in cpu gpu; do
+        sed -n 's/.*"loss": *\([^,}]*\).*/\1/p' "$scratch/$run/metrics.jsonl" | head -n 1
+    done >"$scratch/losses"
+    cat "$scratch/losses"
+    awk 'NR == 1 { a = $1 } NR == 2 { d = (a - $1) / a; if (d < 0) d = -d } END { exit !(NR == 2 && d < 1e-6) }' "$scratch/losses"
+}
+
+tap_check "--version names the GPU and NCCL" says 'NCCL .*: built, usable' 1 1
+tap_check "--version where no GPU is visible" says 'CUDA .*no GPU visible' 1 0
+tap_check "--version without a driver" without libcuda.so.1 says 'CUDA: built, not usable: there is no NVIDIA driver' 1 1
+tap_check "two GPUs, tp 2: loss of the CPU" like_the_cpu
+tap_check "no driver's library" without libcuda.so.1 refused 'no NVIDIA driver' 1 1
+tap_check "a driver's library without its driver" with FM_DOUBLE_DRIVER=0 refused 'no NVIDIA driver' 1 1
+tap_check "a driver older than the module's CUDA" with FM_DOUBLE_DRIVER=12020 refused 'serves CUDA 12.2 at most' 1 1
+tap_check "no device" refused 'no GPU is visible' 1 0
+tap_check "two ranks on one device with NCCL" refused 'backend = mpi' 2 1 distributed.tp_size=2
+tap_check "a module of another build" with_module "$libraries/finemesh_cuda_other.so" refused 'was built with another finemesh' 1 1
+echo "no module" >"$scratch/damaged.so"
+tap_check "a module that cannot be opened" with_module "$scratch/damaged.so" refused 'CUDA module cannot be opened' 1 1
+tap_check "a device too small for the run" with FM_DOUBLE_MEMORY_MIB=34 refused 'does not fit into memory' 1 1
+tap_done
