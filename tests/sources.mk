@@ -115,6 +115,7 @@ shell_tests = \
 	tests/regression/bundle.sh \
 	tests/regression/cuda.sh \
 	tests/regression/export.sh \
+	tests/regression/generate.sh \
 	tests/regression/library.sh \
 	tests/regression/load.sh \
 	tests/regression/tp_plan.sh \

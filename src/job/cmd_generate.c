@@ -75,33 +75,46 @@ static int print_text(const fm_tokenizer *tokenizer, const int32_t *ids, int64_t
     return FM_OK;
 }
 
-static int generate(fm_assembly *a, fm_inputs *inputs, const arguments *args, bool *started)
+/* The prompt's ids, with room for the new ones: [*n + args->new_tokens]. Needs config.json and the tokenizer only: what cannot work is
+ * said before the weights are read. */
+static int read_prompt(int32_t **ids, int64_t *n, const fm_assembly *a, const fm_inputs *inputs, const arguments *args)
 {
-    int32_t *prompt = NULL, *ids = NULL;
-    int64_t n = 0;
-    FM_TRY(fm_inputs_begin(inputs, a));
+    int32_t *prompt = NULL;
+    *ids = NULL;
     if (inputs->tokenizer == NULL) {
         return fm_fail(FM_ERR_JOB, "%s: there is no tokenizer.json in it", a->job.model.path);
     }
-    int rc = fm_tokenizer_encode(&prompt, &n, inputs->tokenizer, args->prompt, strlen(args->prompt), true);
-    const int64_t most = n + args->new_tokens;
-    if (rc == FM_OK && n == 0) {
-        rc = fm_fail(FM_ERR_JOB, "the prompt has no tokens");
+    FM_TRY(fm_tokenizer_encode(&prompt, n, inputs->tokenizer, args->prompt, strlen(args->prompt), true));
+    const int64_t most = *n + args->new_tokens;
+    int rc = *n == 0 ? fm_fail(FM_ERR_JOB, "the prompt has no tokens") : FM_OK;
+    if (rc == FM_OK) {
+        *ids = fm_alloc_array(most, sizeof **ids, FM_MEMORY_HOST);
+        rc = *ids == NULL ? FM_ERR_MEMORY : FM_OK;
     }
     if (rc == FM_OK) {
-        ids = fm_alloc_array(most, sizeof *ids, FM_MEMORY_HOST);
-        rc = ids == NULL ? FM_ERR_MEMORY : FM_OK;
-    }
-    if (rc == FM_OK) {
-        memcpy(ids, prompt, (size_t)n * sizeof *ids);
-        const fm_model_reserve_spec needs = fm_forward_needs(a->model, most);
-        rc = fm_model_reserve(a->model, &needs);
+        memcpy(*ids, prompt, (size_t)*n * sizeof **ids);
     }
     fm_tokenizer_free(prompt);
-    rc = fm_comm_agree(a->launch->world, rc);
+    if (rc == FM_OK && most > a->config.max_positions) {
+        fm_log_warning("%lld tokens of the prompt and --max-new-tokens %lld are more than the %lld positions that the model was made for "
+                       "(max_position_embeddings of its config.json): what it says beyond them may make no sense", (long long)*n,
+                       (long long)args->new_tokens, (long long)a->config.max_positions);
+    }
+    return rc;
+}
+
+static int generate(fm_assembly *a, fm_inputs *inputs, const arguments *args, bool *started)
+{
+    int32_t *ids = NULL;
+    int64_t n = 0;
+    FM_TRY(fm_inputs_begin(inputs, a));
+    int rc = fm_comm_agree(a->launch->world, read_prompt(&ids, &n, a, inputs, args));
+    if (rc == FM_OK) {
+        rc = fm_placing_load(a, n + args->new_tokens);
+    }
     if (rc == FM_OK) {
         *started = true;
-        rc = continue_row(ids, &n, most, a->model, fm_tokenizer_eos_id(inputs->tokenizer));
+        rc = continue_row(ids, &n, n + args->new_tokens, a->model, fm_tokenizer_eos_id(inputs->tokenizer));
     }
     if (rc == FM_OK) {
         rc = print_text(inputs->tokenizer, ids, n);
@@ -117,7 +130,7 @@ int fm_cmd_generate(const fm_launch *launch, int argc, char **argv, bool *starte
     arguments args;
     int rc = parse_arguments(&args, argc, argv);
     if (rc == FM_OK) {
-        rc = fm_placing_load(&a, launch, &args.placing, 1);
+        rc = fm_placing_begin(&a, launch, &args.placing);
     }
     if (rc == FM_OK) {
         rc = generate(&a, &inputs, &args, started);

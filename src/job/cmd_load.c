@@ -112,7 +112,10 @@ int fm_cmd_load(const fm_launch *launch, int argc, char **argv, bool *started)
     fm_placing placing;
     int rc = parse_arguments(&placing, argc, argv);
     if (rc == FM_OK) {
-        rc = fm_placing_load(&a, launch, &placing, TOKENS);
+        rc = fm_placing_begin(&a, launch, &placing);
+    }
+    if (rc == FM_OK) {
+        rc = fm_placing_load(&a, TOKENS);
     }
     if (rc == FM_OK) {
         *started = true;

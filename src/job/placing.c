@@ -141,24 +141,30 @@ static int make_job(fm_assembly *a, const fm_launch *launch, const fm_placing *p
     return rc;
 }
 
-static int place(fm_assembly *a, fm_source **source, const fm_launch *launch, const fm_placing *placing, int64_t n_tokens)
+int fm_placing_begin(fm_assembly *a, const fm_launch *launch, const fm_placing *placing)
 {
     FM_TRY(make_job(a, launch, placing));
     FM_TRY(fm_assemble_shape(a, false));
-    FM_TRY(fm_assemble_config(a));
-    FM_TRY(fm_assemble_mesh(a));
-    FM_TRY(fm_assemble_device(a));
-    FM_TRY(fm_source_open(source, a->job.model.path, launch->world));
-    FM_TRY(fm_assemble_model(a, *source, false));
-    const fm_model_reserve_spec needs = fm_forward_needs(a->model, n_tokens);
-    FM_TRY(fm_assemble_memory(a, &needs));
-    return fm_assemble_weights(a, *source);
+    return fm_assemble_config(a);
 }
 
-int fm_placing_load(fm_assembly *a, const fm_launch *launch, const fm_placing *placing, int64_t n_tokens)
+static int load(fm_assembly *a, const fm_source *source, int64_t n_tokens)
 {
-    fm_source *source = NULL;
-    const int rc = place(a, &source, launch, placing, n_tokens);
+    FM_TRY(fm_assemble_model(a, source, false));
+    const fm_model_reserve_spec needs = fm_forward_needs(a->model, n_tokens);
+    return fm_assemble_memory(a, &needs);
+}
+
+int fm_placing_load(fm_assembly *a, int64_t n_tokens)
+{
+    fm_source *source;
+    FM_TRY(fm_assemble_mesh(a));
+    FM_TRY(fm_assemble_device(a));
+    FM_TRY(fm_source_open(&source, a->job.model.path, a->launch->world));
+    int rc = load(a, source, n_tokens);
+    if (rc == FM_OK) {
+        rc = fm_assemble_weights(a, source);
+    }
     fm_source_close(source);
     return rc;
 }

@@ -30,7 +30,10 @@ int fm_placing_option(fm_placing *placing, bool *known, int *i, int argc, char *
 const char *fm_placing_list(void);
 const char *fm_placing_size_list(void);
 
-/* The model on the mesh, ready to run rows of n_tokens; each rank reads what it keeps. Collective on the world. */
-int fm_placing_load(fm_assembly *a, const fm_launch *launch, const fm_placing *placing, int64_t n_tokens);
+/* What costs nothing: the options as a job, the mesh, config.json. Collective on the world. */
+int fm_placing_begin(fm_assembly *a, const fm_launch *launch, const fm_placing *placing);
+
+/* After that the model on the mesh, ready to run rows of n_tokens; each rank reads what it keeps. Collective on the world. */
+int fm_placing_load(fm_assembly *a, int64_t n_tokens);
 
 #endif
