@@ -12,7 +12,8 @@ cuda_module_c = \
 # where NCCL's header is
 cuda_module_nccl = \
 	src/mesh/comm_nccl.c \
-	src/mesh/nccl_library.c src/mesh/nccl_library.h
+	src/mesh/nccl_library.c src/mesh/nccl_library.h \
+	src/mesh/own_gpu.c src/mesh/own_gpu.h
 cuda_module_cu = \
 	src/ops/attention_cuda.cu \
 	src/ops/attention_mma_backward_cuda.cu \

@@ -88,14 +88,21 @@ typedef struct {
     MPI_Comm comm;
     int rank, n_ranks;
     int rc, exit_code;
+    int turn;                          /* among ranks that failed the least tells it: see turn_of */
 } parting;
 
 enum { FAILED_TAG = 1, PATIENCE_MS = 2000, LAUNCHER_MS = 300, POLL_MS = 2 };
 
-/* What all ranks tell each other: the worst exit status, the lowest rank that failed, and whether one did not. */
+/* What all ranks tell each other: the worst exit status, whose turn it is to tell, and whether one did not fail. */
 typedef struct {
-    int severity, minus_first_failed, one_is_well;
+    int severity, minus_turn, one_is_well;
 } ends;
+
+/* Whose own failure it is comes before those who only noticed that they lost somebody. */
+static int turn_of(const parting *p)
+{
+    return p->rank + (p->rc == FM_ERR_COMM ? p->n_ranks : 0);
+}
 
 static const int by_severity[] = { EXIT_DONE, EXIT_STOPPED, EXIT_JOB, EXIT_FAILED };
 
@@ -107,7 +114,7 @@ static bool meet(ends *all, const parting *p)
     while (by_severity[severity] != p->exit_code) {
         severity++;
     }
-    *all = (ends){ severity, p->rc < 0 ? -p->rank : -p->n_ranks, p->rc >= 0 };
+    *all = (ends){ severity, p->rc < 0 ? -p->turn : -2 * p->n_ranks, p->rc >= 0 };
     MPI_Iallreduce(MPI_IN_PLACE, all, 3, MPI_INT, MPI_MAX, p->comm, &request);
     if (p->rc >= 0) {
         MPI_Wait(&request, MPI_STATUS_IGNORE);
@@ -120,14 +127,14 @@ static bool meet(ends *all, const parting *p)
     return done;
 }
 
-/* Whether no lower rank has failed alone as well (several write on one full disk): each tells all others. */
-static bool is_lowest(const parting *p)
+/* Whether no other rank that has failed as well (several write on one full disk) comes before this one: each tells all others. */
+static bool tells(const parting *p)
 {
-    bool lowest = true;
+    bool first = true;
     for (int other = 0; other < p->n_ranks; other++) {
         MPI_Request request;
         if (other != p->rank) {
-            MPI_Isend(NULL, 0, MPI_INT, other, FAILED_TAG, p->comm, &request);
+            MPI_Isend(&p->turn, 1, MPI_INT, other, FAILED_TAG, p->comm, &request);
             MPI_Request_free(&request);
         }
     }
@@ -137,11 +144,12 @@ static bool is_lowest(const parting *p)
         pause_ms(POLL_MS);
         for (MPI_Iprobe(MPI_ANY_SOURCE, FAILED_TAG, p->comm, &there, &status); there;
              MPI_Iprobe(MPI_ANY_SOURCE, FAILED_TAG, p->comm, &there, &status)) {
-            MPI_Recv(NULL, 0, MPI_INT, status.MPI_SOURCE, FAILED_TAG, p->comm, MPI_STATUS_IGNORE);
-            lowest = lowest && p->rank < status.MPI_SOURCE;
+            int others;
+            MPI_Recv(&others, 1, MPI_INT, status.MPI_SOURCE, FAILED_TAG, p->comm, MPI_STATUS_IGNORE);
+            first = first && p->turn < others;
         }
     }
-    return lowest;
+    return first;
 }
 
 static void speak_and_abort(const char *who, const parting *p)
@@ -164,7 +172,7 @@ static void end_now(void *context)
  * them. Launchers drop what was written just before an abort. */
 static void end_all_ranks(const parting *p)
 {
-    if (!is_lowest(p)) {
+    if (!tells(p)) {
         pause_ms(PATIENCE_MS);
     }
     char who[32];
@@ -179,7 +187,7 @@ static int part(const parting *p)
     if (!meet(&all, p)) {
         end_all_ranks(p);
     }
-    fm_log_set_speaker(p->rank == -all.minus_first_failed);
+    fm_log_set_speaker(p->turn == -all.minus_turn);
     if (p->rc < 0 && p->rc != FM_ERR_STOPPED) {
         if (all.one_is_well) {
             fm_log_error("rank %d: %s", p->rank, fm_error_message());
@@ -214,6 +222,7 @@ static int run_with_ranks(const command *c, int argc, char **argv)
         end.rc = c->with_ranks(&launch, argc, argv, &started);
     }
     end.exit_code = exit_code(end.rc, started);
+    end.turn = turn_of(&end);
     const int status = part(&end);
     fm_launch_end(&launch);
     MPI_Comm_free(&end.comm);

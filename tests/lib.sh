@@ -68,6 +68,9 @@ run_ranks()
     fi
 }
 
+# has_double: whether the CUDA module was built over the doubles, which wants a C++17 compiler.
+has_double() { [ -e "$build_dir/tests/cuda/double/.libs/finemesh_cuda.so" ]; }
+
 # run_double N ORDER PROGRAM ARGS...: the same with the CUDA module over the doubles (tests/cuda/double): a copy of the program in a bin/ that
 # has the module in ../lib/finemesh. ORDER is that of streams, early, late or a number; /1 behind it: one GPU for all ranks, not one each.
 # Device memory is closed to the host. $double_module: another module; $double_front: a folder of libraries before the doubles. 77 where the
@@ -77,7 +80,7 @@ run_double()
     double_n=$1 double_order=${2%/*} double_gpus=$1 double_program=$3 double_libs=$build_dir/tests/cuda/double/.libs
     [ "$double_order" = "$2" ] || double_gpus=${2#*/}
     shift 3
-    [ -e "$double_libs/finemesh_cuda.so" ] || { echo "the CUDA module was not built over the doubles: no C++17 compiler"; return 77; }
+    has_double || { echo "the CUDA module was not built over the doubles: no C++17 compiler"; return 77; }
     mkdir -p "$scratch/root/bin" "$scratch/root/lib/finemesh"
     ln -sf "${double_module:-$double_libs/finemesh_cuda.so}" "$scratch/root/lib/finemesh/finemesh_cuda.so"
     cp "$(dirname "$double_program")/.libs/$(basename "$double_program")" "$scratch/root/bin/" || return 99

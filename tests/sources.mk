@@ -67,7 +67,7 @@ check_PROGRAMS += $(mesh_programs)
 # the files of the CUDA module that need no kernels, over the doubles
 mesh_programs += tests/mesh/test_nccl
 tests_mesh_test_nccl_SOURCES = tests/mesh/test_nccl.c tests/mesh/comm_trials.c tests/mesh/comm_trials.h \
-	src/mesh/comm_nccl.c src/mesh/nccl_library.c src/mesh/nccl_library.h \
+	src/mesh/comm_nccl.c src/mesh/nccl_library.c src/mesh/nccl_library.h src/mesh/own_gpu.c src/mesh/own_gpu.h \
 	src/tensor/device_cuda.c
 tests_mesh_test_nccl_CPPFLAGS = $(AM_CPPFLAGS) $(double_cppflags)
 tests_mesh_test_nccl_LDADD = $(double_ldadd)

@@ -52,7 +52,7 @@ int fm_assemble_text(fm_assembly *a, const fm_launch *launch, const char *text, 
     const int rc = trains ? fm_job_load(&a->job, text, strlen(text), name, overrides, n_overrides, launch->n_ranks)
                           : fm_job_parse(&a->job, text, strlen(text), name, overrides, n_overrides);
     FM_TRY(fm_comm_agree(launch->world, rc));
-    if (launch->world != NULL && launch->end != NULL && a->job.watchdog > 0) {
+    if (launch->world != NULL) {
         FM_TRY(fm_watch_new(&a->watch, (double)a->job.watchdog, launch->mpi_comm, launch->end, launch->end_context));
         fm_comm_set_watch(launch->world, a->watch);
     }

@@ -16,7 +16,7 @@ typedef struct {
     const void *mpi_comm;
     fm_comm *world;                    /* NULL: one rank */
     int rank, n_ranks;
-    fm_watch_end *end;                 /* ends all ranks, with end_context; NULL: nobody may, and there is no watchdog */
+    fm_watch_end *end;                 /* ends all ranks, with end_context; NULL: nobody may, and nobody who is late is given up */
     void *end_context;
 } fm_launch;
 
@@ -24,7 +24,7 @@ typedef struct {
 typedef struct {
     const fm_launch *launch;           /* borrowed */
     fm_job job;
-    fm_watch *watch;                   /* of job.watchdog; NULL: none */
+    fm_watch *watch;                   /* of job.watchdog; NULL: one rank */
     fm_mesh_shape mesh;
     fm_groups *groups;
     fm_device *device;

@@ -8,9 +8,6 @@
 #include "job/slurm.h"
 #include "mesh/comm_staged.h"
 
-/* A rank whose GPU or network is lost is given up by the others after this long. */
-static const double peer_timeout_s = 25.0;
-
 /* OpenMP threads of this rank: what the job says, else its share of the cores that Slurm gave to the job here, else of those that the
  * process may use. A launcher that binds ranks to cores has shared them already. */
 static int choose_threads(const fm_assembly *a)
@@ -97,7 +94,7 @@ static int connect_gpus(fm_assembly *a)
         return fm_groups_open_device(a->groups, make_staged, a->device);
     }
     a->ranks_of_device = 1;            /* two on one are refused */
-    FM_TRY(a->cuda->nccl_open(&a->nccl, world, a->device, peer_timeout_s));
+    FM_TRY(a->cuda->nccl_open(&a->nccl, world, a->device));
     fm_log_print("# between GPUs: NCCL\n");
     return fm_groups_open_device(a->groups, a->cuda->nccl_make, a->nccl);
 }

@@ -8,6 +8,7 @@
 #include "base/memory.h"
 #include "mesh/comm_backend.h"
 #include "mesh/nccl_library.h"
+#include "mesh/own_gpu.h"
 #include "tensor/cuda.h"
 
 enum { WARM_BYTES = 256, CLOSE_SECONDS = 10 };
@@ -50,7 +51,8 @@ struct fm_nccl {
     fm_comm *world;
     fm_device *device;
     fm_cuda *cuda;
-    double timeout_s;
+    fm_watch *watch;                   /* the world's; NULL: none */
+    int64_t n_communicators;           /* joins and splits so far: the same on all ranks */
     queue all;                         /* the communicator that the others are split from; its stream is not used */
     ncclComm_t made;                   /* where ncclCommSplit writes, later */
     nccl_group *groups;
@@ -84,13 +86,17 @@ static void abort_all(fm_nccl *nccl)
     abort_queue(nccl, &nccl->all);
 }
 
-/* Takes up the failure that was just said (fm_fail): every later call says it again. */
+/* Takes up the failure that was just said (fm_fail): every later call says it again. NCCL tells peers on other machines, not those whose
+ * kernels wait on this one: they are told here. */
 static int give_up(fm_nccl *nccl, int code)
 {
     if (!nccl->failed) {
         nccl->failed = true;
         nccl->failure_code = code;
         nccl->failure = fm_strdup(fm_error_message());
+        if (!fm_error_is_agreed()) {
+            fm_watch_tell_failure(nccl->watch);
+        }
         abort_all(nccl);
     }
     return code;
@@ -124,25 +130,41 @@ static int fail_by(fm_nccl *nccl, const nccl_group *group, ncclComm_t comm, nccl
     const char *const peers = result == ncclRemoteError ? ". Another rank of it has failed or died: look for what it says" : "";
     /* where ranks agree on an error, the one who failed speaks before those who only noticed */
     const int code = result == ncclRemoteError ? FM_ERR_COMM : FM_ERR_DEVICE;
-    return give_up(nccl, fm_fail(code, "NCCL: %s in %s: %s%s%s%s", what, where, nccl->library.GetErrorString(result),
+    return give_up(nccl, fm_fail(code, "NCCL: the %s in %s: %s%s%s%s", what, where, nccl->library.GetErrorString(result),
                                  more != NULL && *more != '\0' ? ": " : "", more != NULL ? more : "", peers));
 }
 
-/* Until what a call began is done: communicators do not block. The stream order of an operation is settled only then. */
-static int settle(fm_nccl *nccl, const nccl_group *group, ncclComm_t comm, ncclResult_t result, const char *what)
+/* What a rank does now and then while it waits for others in an operation of a group (the group's n-th): the watchdog looks at the clock,
+ * and at who has failed. *since_s: 0 at first. */
+static int look_around(fm_nccl *nccl, const nccl_group *group, double *since_s, const char *what, int64_t number)
 {
-    for (const double begin_s = fm_clock_s(); result == ncclInProgress;) {
+    fm_watch_place place = { .number = number };
+    if (nccl->watch == NULL) {
+        return FM_OK;
+    }
+    snprintf(place.operation, sizeof place.operation, "%s", what);
+    snprintf(place.group, sizeof place.group, "%s", group == NULL ? "world" : group->comm->name);
+    fm_watch_look(nccl->watch, since_s, &place);
+    const int failed = fm_watch_failed(nccl->watch);
+    if (failed < 0) {
+        return FM_OK;
+    }
+    char where[256];
+    describe(where, sizeof where, nccl, group);
+    return give_up(nccl, fm_fail(FM_ERR_COMM, "NCCL: the %s in %s: rank %d of the run has failed: look for what it says", what, where,
+                                 failed));
+}
+
+/* Until what a call began is done: communicators do not block. The stream order of an operation is settled only then. */
+static int settle(fm_nccl *nccl, const nccl_group *group, ncclComm_t comm, ncclResult_t result, const char *what, int64_t number)
+{
+    for (double since_s = 0.0; result == ncclInProgress;) {
         const ncclResult_t asked = nccl->library.CommGetAsyncError(comm, &result);
         if (asked != ncclSuccess) {
             return fail_by(nccl, group, comm, asked, what);
         }
-        if (result == ncclInProgress && fm_clock_s() - begin_s > nccl->timeout_s) {
-            char where[256];
-            describe(where, sizeof where, nccl, group);
-            return give_up(nccl, fm_fail(FM_ERR_COMM, "NCCL: %s in %s has taken %.0f s: another rank is late, hangs or died", what,
-                                         where, nccl->timeout_s));
-        }
         if (result == ncclInProgress) {
+            FM_TRY(look_around(nccl, group, &since_s, what, number));
             nanosleep(&(struct timespec){ .tv_nsec = 20000 }, NULL);
         }
     }
@@ -249,7 +271,7 @@ static int end_operation(const operation *o, fm_request *request, ncclResult_t r
         return fail_by(group->nccl, group, o->queue->comm, result, o->what);
     }
     if (!group->is_open) {
-        FM_TRY(settle(group->nccl, group, o->queue->comm, result, o->what));
+        FM_TRY(settle(group->nccl, group, o->queue->comm, result, o->what, o->ticket->number));
         FM_TRY(end_ticket(o->queue, o->ticket));
     }
     o->ticket->requests++;
@@ -271,7 +293,7 @@ static int group_begin(fm_comm *comm)
     group->is_open = true;
     group->open = NULL;
     const ncclResult_t result = group->nccl->library.GroupStart();
-    return result == ncclSuccess ? FM_OK : fail_by(group->nccl, group, group->all.comm, result, "beginning a group");
+    return result == ncclSuccess ? FM_OK : fail_by(group->nccl, group, group->all.comm, result, "group of messages");
 }
 
 static int group_end(fm_comm *comm)
@@ -291,7 +313,7 @@ static int group_end(fm_comm *comm)
     if (t == NULL) {
         return FM_OK;
     }
-    FM_TRY(settle(group->nccl, group, group->all.comm, result, t->what));
+    FM_TRY(settle(group->nccl, group, group->all.comm, result, t->what, t->number));
     return end_ticket(&group->all, t);
 }
 
@@ -354,27 +376,27 @@ static queue *all_of(fm_comm *comm)
 
 static int all_reduce(fm_comm *comm, fm_request *request, void *data, int64_t n, enum fm_dtype dtype, enum fm_reduce op)
 {
-    OPERATION(all_of(comm), "an all-reduce", AllReduce(data, data, (size_t)n, type_of(dtype), op_of(op), on->comm, on->stream));
+    OPERATION(all_of(comm), "all-reduce", AllReduce(data, data, (size_t)n, type_of(dtype), op_of(op), on->comm, on->stream));
 }
 
 static int all_gather(fm_comm *comm, fm_request *request, void *out, const void *in, int64_t n, enum fm_dtype dtype)
 {
-    OPERATION(all_of(comm), "an all-gather", AllGather(in, out, (size_t)n, type_of(dtype), on->comm, on->stream));
+    OPERATION(all_of(comm), "all-gather", AllGather(in, out, (size_t)n, type_of(dtype), on->comm, on->stream));
 }
 
 static int reduce_scatter(fm_comm *comm, fm_request *request, void *out, const void *in, int64_t n, enum fm_dtype dtype)
 {
-    OPERATION(all_of(comm), "a reduce-scatter", ReduceScatter(in, out, (size_t)n, type_of(dtype), ncclSum, on->comm, on->stream));
+    OPERATION(all_of(comm), "reduce-scatter", ReduceScatter(in, out, (size_t)n, type_of(dtype), ncclSum, on->comm, on->stream));
 }
 
 static int broadcast(fm_comm *comm, fm_request *request, void *data, int64_t n, enum fm_dtype dtype, int root)
 {
-    OPERATION(all_of(comm), "a broadcast", Broadcast(data, data, (size_t)n, type_of(dtype), root, on->comm, on->stream));
+    OPERATION(all_of(comm), "broadcast", Broadcast(data, data, (size_t)n, type_of(dtype), root, on->comm, on->stream));
 }
 
 static int reduce(fm_comm *comm, fm_request *request, void *out, const void *in, int64_t n, enum fm_dtype dtype, int root)
 {
-    OPERATION(all_of(comm), "a reduce", Reduce(in, out, (size_t)n, type_of(dtype), ncclSum, root, on->comm, on->stream));
+    OPERATION(all_of(comm), "reduce", Reduce(in, out, (size_t)n, type_of(dtype), ncclSum, root, on->comm, on->stream));
 }
 
 /* The rank that this one sends to in a lane, or receives from. */
@@ -399,18 +421,18 @@ static queue *message_queue(fm_comm *comm, int end, int tag, int *peer)
 static int send(fm_comm *comm, fm_request *request, const void *data, int64_t n, enum fm_dtype dtype, int to, int tag)
 {
     queue *const q = message_queue(comm, SENDING, tag, &to);
-    OPERATION(q, "a send", Send(data, (size_t)n, type_of(dtype), to, on->comm, on->stream));
+    OPERATION(q, "send", Send(data, (size_t)n, type_of(dtype), to, on->comm, on->stream));
 }
 
 static int receive(fm_comm *comm, fm_request *request, void *data, int64_t n, enum fm_dtype dtype, int from, int tag)
 {
     queue *const q = message_queue(comm, RECEIVING, tag, &from);
-    OPERATION(q, "a receive", Recv(data, (size_t)n, type_of(dtype), from, on->comm, on->stream));
+    OPERATION(q, "receive", Recv(data, (size_t)n, type_of(dtype), from, on->comm, on->stream));
 }
 
 /* ---- health ---- */
 
-/* A queue's communicator has not failed, and its first operation has not been running for too long. */
+/* A queue's communicator has not failed. */
 static int check_queue(fm_nccl *nccl, const nccl_group *group, queue *q)
 {
     if (q->comm == NULL) {
@@ -419,22 +441,46 @@ static int check_queue(fm_nccl *nccl, const nccl_group *group, queue *q)
     ncclResult_t state;
     const ncclResult_t asked = nccl->library.CommGetAsyncError(q->comm, &state);
     if (asked != ncclSuccess || (state != ncclSuccess && state != ncclInProgress)) {
-        const char *const what = q->first == NULL ? "between operations" : q->first->what;
+        const char *const what = q->first == NULL ? "state between operations" : q->first->what;
         return fail_by(nccl, group, q->comm, asked != ncclSuccess ? asked : state, what);
     }
     look_at_queue(nccl, q);
-    ticket *const t = q->first;
-    if (t == NULL || cudaEventQuery(t->begun) != cudaSuccess) {
-        return FM_OK;
+    return FM_OK;
+}
+
+/* The queue's operation that its GPU is in; NULL: none. It waits for other ranks, or has begun just now. */
+static ticket *running(const queue *q)
+{
+    ticket *const t = q->comm == NULL ? NULL : q->first;
+    const bool is_running = t != NULL && cudaEventQuery(t->begun) == cudaSuccess;
+    (void)cudaGetLastError();
+    return is_running ? t : NULL;
+}
+
+static queue *queue_at(nccl_group *g, int i)
+{
+    return i < 0 ? &g->all : &g->lanes[i / FM_LANES][i % FM_LANES];
+}
+
+/* What this rank has been in for the longest time is where it waits. */
+static int check_waiting(fm_nccl *nccl)
+{
+    ticket *oldest = NULL;
+    const nccl_group *group = NULL;
+    const double now_s = fm_clock_s();
+    for (nccl_group *g = nccl->groups; g != NULL; g = g->next) {
+        for (int i = -1; i < ENDS * FM_LANES; i++) {
+            ticket *const t = running(queue_at(g, i));
+            if (t != NULL) {
+                t->running_since_s = t->running_since_s == 0.0 ? now_s : t->running_since_s;
+            }
+            if (t != NULL && (oldest == NULL || t->running_since_s < oldest->running_since_s)) {
+                oldest = t;
+                group = g;
+            }
+        }
     }
-    t->running_since_s = t->running_since_s == 0.0 ? fm_clock_s() : t->running_since_s;
-    if (fm_clock_s() - t->running_since_s <= nccl->timeout_s) {
-        return FM_OK;
-    }
-    char where[256];
-    describe(where, sizeof where, nccl, group);
-    return give_up(nccl, fm_fail(FM_ERR_COMM, "NCCL: %s (number %lld) in %s has been running for %.0f s: another rank of it is late, hangs "
-                                 "or died", t->what, (long long)t->number, where, nccl->timeout_s));
+    return oldest == NULL ? FM_OK : look_around(nccl, group, &oldest->running_since_s, oldest->what, oldest->number);
 }
 
 static int check_health(void *context)
@@ -446,13 +492,12 @@ static int check_health(void *context)
     for (int busy = 1; busy >= 0; busy--) {            /* what is waited for is said before what failed beside it */
         for (nccl_group *g = nccl->groups; g != NULL; g = g->next) {
             for (int i = -1; i < ENDS * FM_LANES; i++) {
-                queue *const q = i < 0 ? &g->all : &g->lanes[i / FM_LANES][i % FM_LANES];
+                queue *const q = queue_at(g, i);
                 FM_TRY((q->first != NULL) == (busy != 0) ? check_queue(nccl, g, q) : FM_OK);
             }
         }
     }
-    (void)cudaGetLastError();
-    return FM_OK;
+    return check_waiting(nccl);
 }
 
 /* ---- communicators ---- */
@@ -540,12 +585,13 @@ static int split(fm_nccl *nccl, nccl_group *group, queue *q, int color, int key)
     config.blocking = 0;
     nccl->made = NULL;
     const ncclResult_t result = nccl->library.CommSplit(nccl->all.comm, color < 0 ? NCCL_SPLIT_NOCOLOR : color, key, &nccl->made, &config);
-    FM_TRY(settle(nccl, group, nccl->all.comm, result, "splitting the ranks"));
+    nccl->n_communicators++;
+    FM_TRY(settle(nccl, group, nccl->all.comm, result, "split", nccl->n_communicators));
     if (color < 0) {
         return FM_OK;
     }
     q->comm = nccl->made;
-    FM_TRY(settle(nccl, group, q->comm, ncclInProgress, "making a communicator"));
+    FM_TRY(settle(nccl, group, q->comm, ncclInProgress, "new communicator", nccl->n_communicators));
     return open_stream(q);
 }
 
@@ -650,65 +696,15 @@ int fm_nccl_make(fm_comm **out, void *context, fm_comm *host, enum fm_group whic
 
 /* ---- all ranks ---- */
 
-/* A GPU, as all ranks can compare it: the machine's boot and the place on its bus. */
-typedef struct {
-    char boot[48], host[64], bus[32];
-} gpu_name;
-
-static int name_gpu(gpu_name *out, int ordinal)
-{
-    memset(out, 0, sizeof *out);
-    FILE *const boot = fopen("/proc/sys/kernel/random/boot_id", "r");
-    if (boot != NULL) {
-        if (fgets(out->boot, sizeof out->boot, boot) == NULL) {
-            out->boot[0] = '\0';
-        }
-        fclose(boot);
-    }
-    FILE *const host = fopen("/proc/sys/kernel/hostname", "r");
-    if (host != NULL) {
-        if (fgets(out->host, sizeof out->host, host) != NULL) {
-            out->host[strcspn(out->host, "\n")] = '\0';
-        }
-        fclose(host);
-    }
-    return fm_cuda_check(cudaDeviceGetPCIBusId(out->bus, sizeof out->bus, ordinal), "the GPU's place on the bus could not be asked for");
-}
-
-/* NCCL wants a GPU a rank. Collective on the world, and the same on every rank but for what only one of them finds. */
-static int check_gpus(const fm_nccl *nccl)
-{
-    const int size = fm_comm_size(nccl->world);
-    gpu_name *const all = fm_alloc_array(size, sizeof *all, FM_MEMORY_HOST);
-    int rc = fm_comm_agree(nccl->world, all == NULL ? FM_ERR_MEMORY : FM_OK);
-    gpu_name mine;
-    if (rc == FM_OK) {
-        rc = fm_comm_agree(nccl->world, name_gpu(&mine, nccl->cuda->ordinal));
-    }
-    if (rc == FM_OK) {
-        rc = fm_comm_all_gather(nccl->world, all, &mine, sizeof mine, FM_U8);
-    }
-    for (int b = 1; b < size && rc == FM_OK; b++) {
-        for (int a = 0; a < b && rc == FM_OK; a++) {
-            if (strcmp(all[a].boot, all[b].boot) == 0 && strcmp(all[a].bus, all[b].bus) == 0) {
-                rc = fm_fail(FM_ERR_JOB, "ranks %d and %d have the same GPU, %s of %s, and NCCL takes one rank a GPU: start as many "
-                             "ranks as there are GPUs, or set distributed.backend = mpi, which lets ranks share a GPU and is slower",
-                             a, b, all[b].bus, all[b].host);
-            }
-        }
-    }
-    fm_free(all);
-    return fm_comm_agree(nccl->world, rc);
-}
-
-/* The communicator of all. Between ranks nothing is agreed on here: all come back, if late. */
+/* The communicator of all. Between ranks nothing is agreed on here: who fails tells the others. */
 static int join(fm_nccl *nccl, const ncclUniqueId *id)
 {
     ncclConfig_t config = NCCL_CONFIG_INITIALIZER;
     config.blocking = 0;
     const ncclResult_t result = nccl->library.CommInitRankConfig(&nccl->all.comm, fm_comm_size(nccl->world), *id,
                                                                  fm_comm_rank(nccl->world), &config);
-    FM_TRY(settle(nccl, NULL, nccl->all.comm, result, "joining the ranks"));
+    nccl->n_communicators++;
+    FM_TRY(settle(nccl, NULL, nccl->all.comm, result, "join", nccl->n_communicators));
     FM_TRY(fm_cuda_check(cudaEventCreateWithFlags(&nccl->computed, cudaEventDisableTiming), "an event could not be made"));
     nccl->warm = fm_device_alloc(nccl->device, WARM_BYTES, FM_MEMORY_WORKSPACE);
     return nccl->warm == NULL ? FM_ERR_MEMORY : FM_OK;
@@ -717,25 +713,25 @@ static int join(fm_nccl *nccl, const ncclUniqueId *id)
 static int start(fm_nccl *nccl)
 {
     FM_TRY(fm_comm_agree(nccl->world, fm_nccl_library_open(&nccl->library)));
-    FM_TRY(check_gpus(nccl));
+    FM_TRY(fm_own_gpu_check(nccl->world, nccl->cuda->ordinal));
     ncclUniqueId id;
     memset(&id, 0, sizeof id);
     int rc = FM_OK;
     if (fm_comm_rank(nccl->world) == 0) {
         const ncclResult_t result = nccl->library.GetUniqueId(&id);
-        rc = result == ncclSuccess ? FM_OK : fail_by(nccl, NULL, NULL, result, "an id for the ranks");
+        rc = result == ncclSuccess ? FM_OK : fail_by(nccl, NULL, NULL, result, "id of the ranks");
     }
     FM_TRY(fm_comm_agree(nccl->world, rc));
     FM_TRY(fm_comm_broadcast(nccl->world, &id, sizeof id, FM_U8, 0));
     return fm_comm_agree(nccl->world, join(nccl, &id));
 }
 
-int fm_nccl_open(fm_nccl **out, fm_comm *world, fm_device *device, double timeout_s)
+int fm_nccl_open(fm_nccl **out, fm_comm *world, fm_device *device)
 {
     fm_nccl *const nccl = fm_alloc(sizeof *nccl, FM_MEMORY_HOST);
     *out = NULL;
     FM_TRY(fm_comm_agree(world, nccl == NULL ? FM_ERR_MEMORY : FM_OK));
-    *nccl = (fm_nccl){ .world = world, .device = device, .cuda = fm_cuda_of(device), .timeout_s = timeout_s };
+    *nccl = (fm_nccl){ .world = world, .device = device, .cuda = fm_cuda_of(device), .watch = world->watch };
     const int rc = start(nccl);
     if (rc < 0) {
         give_up(nccl, rc);

@@ -13,10 +13,11 @@ typedef struct fm_nccl fm_nccl;
 /* NCCL's version that this was built with and the one that is found here (21801 for 2.18.1): 0 where there is none. Local. */
 int fm_nccl_version(int *built, int *found);
 
-/* Connects the GPUs of all ranks of `world` (the host's communicator). Two ranks on one GPU are an error that says which. A rank that does
- * not come within timeout_s, now or in a later operation, is an error on all others. Collective on world. Close with fm_nccl_close when
- * the communicators made from it are destroyed. */
-int fm_nccl_open(fm_nccl **out, fm_comm *world, fm_device *device, double timeout_s);
+/* Connects the GPUs of all ranks of `world` (the host's communicator). Two ranks on one GPU are an error that says which. A rank whose NCCL
+ * fails, now or in a later operation, is at once an error on all others (FM_ERR_COMM; its own is FM_ERR_DEVICE); one that is late is a
+ * matter of world's watchdog (watch.h), which must have been set before. Collective on world. Close with fm_nccl_close when the
+ * communicators made from it are destroyed. */
+int fm_nccl_open(fm_nccl **out, fm_comm *world, fm_device *device);
 void fm_nccl_close(fm_nccl *nccl);
 
 /* fm_comm_make_fn with an fm_nccl as its context. A pipeline's communicator has a lane of its own for each neighbour, direction and kind of

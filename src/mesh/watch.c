@@ -10,7 +10,7 @@
 #include "base/text.h"
 #include "mesh/comm_backend.h"
 
-enum { HOST_BYTES = 64, QUESTION_TAG = 1, ANSWER_TAG = 2, MOST_NAMED = 8 };
+enum { HOST_BYTES = 64, QUESTION_TAG = 1, ANSWER_TAG = 2, FAILURE_TAG = 3, MOST_NAMED = 8 };
 
 /* What ranks tell each other. */
 typedef struct {
@@ -32,6 +32,7 @@ struct fm_watch {
     bool *answered;                    /* [n_ranks] */
     bool asks;                         /* this rank is beyond the limit */
     int lowest_asking;
+    int failed;                        /* the first rank whose failure is known; -1: none */
 };
 
 int fm_watch_new(fm_watch **out, double limit_s, const void *mpi_comm, fm_watch_end *end, void *context)
@@ -55,6 +56,7 @@ int fm_watch_new(fm_watch **out, double limit_s, const void *mpi_comm, fm_watch_
     MPI_Comm_dup(*(const MPI_Comm *)mpi_comm, &w->comm);
     MPI_Comm_rank(w->comm, &w->rank);
     w->n_ranks = w->lowest_asking = n_ranks;
+    w->failed = -1;
     w->limit_s = limit_s;
     w->end = end;
     w->context = context;
@@ -121,13 +123,33 @@ static void listen(fm_watch *w)
         const int from = status.MPI_SOURCE;
         MPI_Recv(&w->reports[from], sizeof w->reports[from], MPI_BYTE, from, status.MPI_TAG, w->comm, MPI_STATUS_IGNORE);
         w->answered[from] = true;
-        if (status.MPI_TAG == QUESTION_TAG) {
+        if (status.MPI_TAG == FAILURE_TAG && w->failed < 0) {
+            w->failed = from;
+        } else if (status.MPI_TAG == QUESTION_TAG) {
             w->lowest_asking = from < w->lowest_asking ? from : w->lowest_asking;
             if (!w->asks) {
                 tell(w, from, ANSWER_TAG);
             }
         }
     }
+}
+
+void fm_watch_tell_failure(fm_watch *w)
+{
+    if (w == NULL || w->failed >= 0) {
+        return;
+    }
+    w->failed = w->rank;
+    for (int r = 0; r < w->n_ranks; r++) {
+        if (r != w->rank) {
+            tell(w, r, FAILURE_TAG);
+        }
+    }
+}
+
+int fm_watch_failed(const fm_watch *w)
+{
+    return w->failed;
 }
 
 /* "rank 2 on node7", "ranks 2 on node7 and 3 on node7"; the first few of those that did or did not answer. */
@@ -218,7 +240,7 @@ void fm_watch_look(fm_watch *w, double *since_s, const fm_watch_place *place)
     w->looked_s = now;
     w->own = (report){ .place = *place, .step = w->step, .waited_s = now - *since_s };
     listen(w);
-    if (now - *since_s > w->limit_s) {
+    if (w->limit_s > 0.0 && w->end != NULL && now - *since_s > w->limit_s) {
         ask(w);
     }
 }

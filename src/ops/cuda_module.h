@@ -7,7 +7,7 @@
 #include "tensor/device_cuda.h"
 
 /* Changes with every change of a struct or table that the module shares with the library. */
-enum { FM_CUDA_ABI = 1 };
+enum { FM_CUDA_ABI = 2 };
 
 typedef struct {
     int abi;                           /* FM_CUDA_ABI of the module */
@@ -19,7 +19,7 @@ typedef struct {
     const fm_ops *ops;
     /* comm_nccl.h; nccl_open NULL: built without NCCL */
     int (*nccl_version)(int *built, int *found);
-    int (*nccl_open)(fm_nccl **out, fm_comm *world, fm_device *device, double timeout_s);
+    int (*nccl_open)(fm_nccl **out, fm_comm *world, fm_device *device);
     fm_comm_make_fn *nccl_make;        /* context: the fm_nccl */
     void (*nccl_close)(fm_nccl *nccl);
 } fm_cuda_module;

@@ -13,12 +13,20 @@ pid_of()
     done
 }
 
+# on_double RANKS ARGUMENTS...: as launch, on doubles of GPUs with NCCL between them.
+on_double()
+{
+    on_double_ranks=$1
+    shift
+    run_double "$on_double_ranks" late "$finemesh" "$@" device.type=cuda
+}
+
 # begins RANKS LIMIT DIR MORE...: a long run in the background that has made its first steps.
 begins()
 {
     begins_ranks=$1 begins_limit=$2 begins_dir=$3
     shift 3
-    launch "$begins_ranks" run $(job "$begins_dir" train.steps=1000000 batch.global_batch_size=$((4 * begins_ranks)) checkpoint.every=0 validation.every=0 \
+    $starts "$begins_ranks" run $(job "$begins_dir" train.steps=1000000 batch.global_batch_size=$((4 * begins_ranks)) checkpoint.every=0 validation.every=0 \
         job.watchdog="$begins_limit" "$@") >"$scratch/stdout" 2>"$scratch/err" &
     run_job=$!
     for _ in $(seq 300); do
@@ -32,7 +40,7 @@ begins()
 # stopped RANK RANKS WORDS MORE...: SIGSTOP to one rank; exit status 2 within limit + 15 s, with the message.
 stopped()
 {
-    stopped_rank=$1 stopped_ranks=$2 words=$3 dir=$scratch/stopped$1
+    stopped_rank=$1 stopped_ranks=$2 words=$3 dir=$scratch/stopped$1-$starts
     shift 3
     begins "$stopped_ranks" 3 "$dir" "$@" || return 1
     pids=$(for r in $(seq 0 $((stopped_ranks - 1))); do pid_of "$r" "$dir"; done)
@@ -57,7 +65,7 @@ stopped()
 # slow: a rank that sleeps for less than the limit is waited for.
 slow()
 {
-    dir=$scratch/slow
+    dir=$scratch/slow-$starts
     begins 2 6 "$dir" || return 1
     pid=$(pid_of 1 "$dir")
     kill -STOP "$pid"
@@ -73,6 +81,7 @@ slow()
     [ $status -eq 3 ]
 }
 
+starts=launch
 [ -d /proc/self ] || tap_skip_all "there is no /proc"
 tap_check "rank 2 of 3 of data parallelism hangs" stopped 2 3 "rank 2 on .* does not come to [a-z-]* [0-9]* of the group [a-z]*, step [0-9]*: \
 ranks 0 on .* and 1 on .* have waited for [34] s"
@@ -81,4 +90,11 @@ tap_check "rank 0 of 2 of tensor parallelism hangs" stopped 0 2 "rank 0 on .* do
 tap_check "rank 1 of a pipeline of 2 hangs" stopped 1 2 "rank 1 on .* does not come to .* of the group [a-z]*, step [0-9]*: rank 0" \
     distributed.pp_size=2
 tap_check "a slow rank is waited for" slow
+if has_double; then
+    starts=on_double
+    tap_check "rank 1 of 2 over NCCL hangs" stopped 1 2 "rank 1 on .* does not come to [a-z-]* [0-9]* of the group [a-z]*, step [0-9]*: rank 0"
+    tap_check "a slow rank over NCCL is waited for" slow
+else
+    tap_skip "a rank over NCCL hangs" "the CUDA module was not built over the doubles"
+fi
 tap_done

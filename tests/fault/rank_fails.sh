@@ -4,13 +4,14 @@
 . "$srcdir/tests/lib.sh"
 cd "$source_dir" || exit 99
 FM_TEST_SECONDS=30
+starts=run_ranks
 
 # fails NAME WORDS OVERRIDES: exit status 2 and one error that holds WORDS, after the first step has begun.
 fails()
 {
     fails_out=$scratch/$1 words=$2
     shift 2
-    run_ranks 2 "$build_dir/finemesh" run inputs/quickstart.ini "job.output_dir=$fails_out" job.overwrite=yes checkpoint.resume=no \
+    $starts 2 "$build_dir/finemesh" run inputs/quickstart.ini "job.output_dir=$fails_out" job.overwrite=yes checkpoint.resume=no \
         "$@" >"$scratch/stdout" 2>"$scratch/stderr"
     status=$?
     cat "$scratch/stderr"
@@ -53,4 +54,28 @@ killed()
     done
 }
 tap_check "a killed rank takes all out" killed
+
+# On doubles of GPUs the 100th operation of NCCL on one rank never ends and has an error. The rank whose error it was speaks, not one that
+# noticed: told by NCCL (between machines), or not.
+on_double()
+{
+    on_double_ranks=$1 on_double_program=$2
+    shift 2
+    run_double "$on_double_ranks" late "$on_double_program" "$@" device.type=cuda
+}
+nccl_fails()
+{
+    (
+        export FM_DOUBLE_FAIL=operation@100=3 FM_DOUBLE_RANK="$2" FM_DOUBLE_SILENT="$3"
+        fails "$1" "NCCL: the [a-z-]* in the group [a-z]*, rank $2 of 2 (ranks 0, 1 of the run): internal error" "$4"
+    )
+}
+if has_double; then
+    starts=on_double
+    tap_check "NCCL fails on rank 1" nccl_fails nccl1 1 0 distributed.dp_size=2
+    tap_check "NCCL fails on rank 1, and rank 0 is not told" nccl_fails silent1 1 1 distributed.dp_size=2
+    tap_check "NCCL fails on rank 0, and rank 1 is not told" nccl_fails silent0 0 1 distributed.tp_size=2
+else
+    tap_skip "NCCL fails" "the CUDA module was not built over the doubles"
+fi
 tap_done

@@ -2,7 +2,8 @@
  * communicators that are not ready are refused, and so is the first operation's stream order (it is queued when its communicator has
  * been asked for its state); ranks that call different things end the program; buffers must lie in device memory; a send is not
  * delivered before it is received. The doubles' settings are in cuda_double.h; here also
- *     FM_DOUBLE_FAIL      operation@N=CODE: the N-th operation never ends, its communicator has the error CODE */
+ *     FM_DOUBLE_FAIL      operation@N=CODE: the N-th operation never ends, its communicator has the error CODE
+ *     FM_DOUBLE_SILENT    1: peers do not hear of an abort, as between GPUs of one machine */
 #include "nccl.h"
 
 #include <mpi.h>
@@ -267,7 +268,8 @@ ncclResult_t ncclCommDestroy(ncclComm_t comm)
 ncclResult_t ncclCommAbort(ncclComm_t comm)
 {
     comm->aborted = true;
-    for (int r = 0; comm->mpi != MPI_COMM_NULL && r < comm->size; r++) {
+    const bool is_silent = setting("FM_DOUBLE_SILENT", 0) != 0;
+    for (int r = 0; comm->mpi != MPI_COMM_NULL && !is_silent && r < comm->size; r++) {
         MPI_Request request;
         if (r != comm->rank && MPI_Isend(NULL, 0, MPI_BYTE, r, TAG_ABORT, comm->mpi, &request) == MPI_SUCCESS) {
             MPI_Request_free(&request);
