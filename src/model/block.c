@@ -7,7 +7,7 @@ enum { MAX_PARTS = 3 };
 
 typedef struct {
     int n;
-    const void *weight[MAX_PARTS];
+    const void *weight[MAX_PARTS], *bias[MAX_PARTS];   /* bias NULL: none, or it is added elsewhere */
     float *gradient[MAX_PARTS];
     int64_t out[MAX_PARTS];
 } linear_parts;
@@ -26,18 +26,20 @@ static int run(fm_block *b, const fm_gemm_args *args)
     return FM_OK;
 }
 
-/* Merges parts that follow each other in memory: weights and (where there are any) gradients. */
+/* Merges parts that follow each other in memory: weights and (where there are any) biases and gradients. */
 static void merge_parts(linear_parts *p, enum fm_dtype dtype, int64_t in)
 {
     int n = 0;
     for (int i = 1; i < p->n; i++) {
         const bool follows = fm_at(p->weight[n], dtype, p->out[n] * in) == p->weight[i]
+                          && (p->bias[i] == NULL || fm_at(p->bias[n], dtype, p->out[n]) == p->bias[i])
                           && (p->gradient[i] == NULL || p->gradient[n] + p->out[n] * in == p->gradient[i]);
         if (follows) {
             p->out[n] += p->out[i];
         } else {
             n++;
             p->weight[n] = p->weight[i];
+            p->bias[n] = p->bias[i];
             p->gradient[n] = p->gradient[i];
             p->out[n] = p->out[i];
         }
@@ -45,13 +47,20 @@ static void merge_parts(linear_parts *p, enum fm_dtype dtype, int64_t in)
     p->n = n + 1;
 }
 
-static linear_parts parts_of(const fm_block *b, const fm_block_weights *w, const enum fm_role *roles, const int64_t *out, int n, int64_t in)
+/* A matrix, its bias (where `has_bias`) and its rows. */
+typedef struct {
+    enum fm_role weight, bias;
+    int64_t out;
+} part_spec;
+
+static linear_parts parts_of(const fm_block *b, const fm_block_weights *w, const part_spec *parts, int n, int64_t in, bool has_bias)
 {
     linear_parts p = { .n = n };
     for (int i = 0; i < n; i++) {
-        p.weight[i] = w->weight[roles[i]];
-        p.gradient[i] = w->gradient[roles[i]];
-        p.out[i] = out[i];
+        p.weight[i] = w->weight[parts[i].weight];
+        p.bias[i] = has_bias ? w->weight[parts[i].bias] : NULL;
+        p.gradient[i] = w->gradient[parts[i].weight];
+        p.out[i] = parts[i].out;
     }
     merge_parts(&p, b->dtype, in);
     return p;
@@ -60,28 +69,32 @@ static linear_parts parts_of(const fm_block *b, const fm_block_weights *w, const
 static linear_parts qkv_parts(const fm_block *b, const fm_block_weights *w)
 {
     const fm_block_dims *const d = &b->dims;
-    return parts_of(b, w, (const enum fm_role[]){ FM_ROLE_Q, FM_ROLE_K, FM_ROLE_V },
-                    (const int64_t[]){ (int64_t)d->H * d->D, (int64_t)d->K * d->D, (int64_t)d->K * d->D }, 3, d->C);
+    const int64_t q = (int64_t)d->H * d->D, k = (int64_t)d->K * d->D;
+    const part_spec parts[] = { { FM_ROLE_Q, FM_ROLE_Q_BIAS, q }, { FM_ROLE_K, FM_ROLE_K_BIAS, k }, { FM_ROLE_V, FM_ROLE_V_BIAS, k } };
+    return parts_of(b, w, parts, 3, d->C, d->qkv_bias);
 }
 
 static linear_parts gate_up_parts(const fm_block *b, const fm_block_weights *w)
 {
-    return parts_of(b, w, (const enum fm_role[]){ FM_ROLE_GATE, FM_ROLE_UP }, (const int64_t[]){ b->dims.F, b->dims.F }, 2, b->dims.C);
+    const fm_block_dims *const d = &b->dims;
+    const part_spec parts[] = { { FM_ROLE_GATE, FM_ROLE_GATE_BIAS, d->F }, { FM_ROLE_UP, FM_ROLE_UP_BIAS, d->F } };
+    return parts_of(b, w, parts, 2, d->C, d->mlp_bias);
 }
 
 static linear_parts one_part(const fm_block *b, const fm_block_weights *w, enum fm_role role, int64_t out, int64_t in)
 {
-    return parts_of(b, w, &role, &out, 1, in);
+    return parts_of(b, w, &(part_spec){ .weight = role, .out = out }, 1, in, false);
 }
 
-/* y [N, ldy] = x [N, in] W^T */
-static int linear(fm_block *b, void *y, int64_t ldy, const void *x, const linear_parts *p, int64_t N, int64_t in)
+/* y [N, ldy] = x [N, in] W^T + bias + addend (like y; NULL: none) */
+static int linear(fm_block *b, void *y, int64_t ldy, const void *x, const linear_parts *p, int64_t N, int64_t in, const void *addend)
 {
     int64_t at = 0;
     for (int i = 0; i < p->n; i++) {
         fm_gemm_args g = product(b, N, p->out[i], in);
         g.a = x, g.lda = in, g.b = p->weight[i], g.ldb = in, g.trans_b = true;
-        g.c = fm_at(y, b->dtype, at), g.ldc = ldy;
+        g.c = fm_at(y, b->dtype, at), g.ldc = ldy, g.bias = p->bias[i];
+        g.addend = addend == NULL ? NULL : fm_at(addend, b->dtype, at);
         FM_TRY(run(b, &g));
         at += p->out[i];
     }
@@ -140,15 +153,6 @@ static int gate_up_biases(bias_part *out, const fm_block_dims *d)
     return d->mlp_bias ? 2 : 0;
 }
 
-static int add_biases(fm_block *b, void *y, int64_t ld, const bias_part *parts, int n, const fm_block_weights *w, int64_t N)
-{
-    for (int i = 0; i < n; i++) {
-        FM_TRY(b->compute->ops->bias_add(b->compute, fm_at(y, b->dtype, parts[i].at), w->weight[parts[i].role], b->dtype, N,
-                                         parts[i].width, ld));
-    }
-    return FM_OK;
-}
-
 /* Small gradients (norms, biases) are always added to: a fresh one is zeroed first. */
 static int zero_if_fresh(fm_block *b, const fm_block_weights *w, enum fm_role role, int64_t n)
 {
@@ -194,14 +198,18 @@ static int sum_half(fm_block *b, void *out, void *partial, bool is_whole)
                                                           (size_t)n * fm_dtype_bytes(b->dtype));
 }
 
-/* out [S, C] = residual + sum over tp of x W^T + bias. */
-static int leave(fm_block *b, void *out, const void *residual, const void *x, const linear_parts *p, int64_t in, const void *bias,
+/* out [S, C] = residual + sum over tp of x W^T + bias: one product where there is nothing to sum. */
+static int leave(fm_block *b, void *out, const void *residual, const void *x, linear_parts *p, int64_t in, const void *bias,
                  bool is_whole)
 {
     const int64_t C = b->dims.C, S = b->region.rows_local;
+    if (!b->region.sequence_parallel && (is_whole || fm_comm_size(b->region.tp) == 1)) {
+        p->bias[0] = bias;
+        return linear(b, out, C, x, p, b->region.rows, in, residual);
+    }
     void *const partial = fm_region_partial(&b->region, out, b->h);
     FM_TRY(clear_padding(b, partial));
-    FM_TRY(linear(b, partial, C, x, p, b->region.rows, in));
+    FM_TRY(linear(b, partial, C, x, p, b->region.rows, in, NULL));
     FM_TRY(sum_half(b, out, partial, is_whole));
     if (bias != NULL) {
         FM_TRY(b->compute->ops->bias_add(b->compute, out, bias, b->dtype, S, C, C));
@@ -244,14 +252,12 @@ static int forward_attention(fm_block *b, fm_block_saved *s, const fm_block_weig
     const void *h;
     FM_TRY(norm_and_enter(b, &h, s->rstd1, s->x, w->weight[FM_ROLE_INPUT_NORM]));
     const linear_parts qkv = qkv_parts(b, w);
-    FM_TRY(linear(b, s->qkv, d->Q, h, &qkv, N, d->C));
-    bias_part biases[3];
-    FM_TRY(add_biases(b, s->qkv, d->Q, biases, qkv_biases(biases, d), w, N));
+    FM_TRY(linear(b, s->qkv, d->Q, h, &qkv, N, d->C, NULL));
     FM_TRY(finish_queries_and_keys(b, s, w));
     const fm_attention_args args = fm_block_attention_args(b, window);
     FM_TRY(fm_context_attention(b->context, b->compute, s->o, s->lse, s->qkv, fm_at(s->qkv, b->dtype, q),
                                 fm_at(s->qkv, b->dtype, q + k), &args));
-    const linear_parts o = one_part(b, w, FM_ROLE_O, d->C, q);
+    linear_parts o = one_part(b, w, FM_ROLE_O, d->C, q);
     return leave(b, s->x2, s->x, s->o, &o, q, d->o_bias ? w->weight[FM_ROLE_O_BIAS] : NULL, d->attention_is_whole);
 }
 
@@ -262,9 +268,7 @@ static int forward_gate_up(fm_block *b, fm_block_saved *s, const fm_block_weight
     const void *h;
     FM_TRY(norm_and_enter(b, &h, s->rstd2, s->x2, w->weight[FM_ROLE_POST_NORM]));
     const linear_parts gate_up = gate_up_parts(b, w);
-    FM_TRY(linear(b, s->gu, 2 * d->F, h, &gate_up, b->region.rows, d->C));
-    bias_part biases[2];
-    return add_biases(b, s->gu, 2 * d->F, biases, gate_up_biases(biases, d), w, b->region.rows);
+    return linear(b, s->gu, 2 * d->F, h, &gate_up, b->region.rows, d->C, NULL);
 }
 
 int fm_block_forward(fm_block *b, void *x_out, fm_block_saved *s, const fm_block_weights *w, int64_t window)
@@ -273,7 +277,7 @@ int fm_block_forward(fm_block *b, void *x_out, fm_block_saved *s, const fm_block
     FM_TRY(forward_attention(b, s, w, window));
     FM_TRY(forward_gate_up(b, s, w));
     FM_TRY(b->compute->ops->swiglu(b->compute, b->wide, s->gu, b->dtype, b->region.rows, d->F));
-    const linear_parts down = one_part(b, w, FM_ROLE_DOWN, d->C, d->F);
+    linear_parts down = one_part(b, w, FM_ROLE_DOWN, d->C, d->F);
     return leave(b, x_out, s->x2, b->wide, &down, d->F, d->mlp_bias ? w->weight[FM_ROLE_DOWN_BIAS] : NULL,
                  d->mlp_is_whole);
 }

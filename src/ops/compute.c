@@ -4,10 +4,22 @@
 
 #include "ops/cpu.h"
 #include "ops/gemm.h"
+#include "ops/rows.h"
 
+/* The addend comes last, so that the many parts of a long sum are not rounded to its size. */
 static int cpu_gemm(fm_compute *compute, const fm_gemm_args *args)
 {
-    return fm_gemm_run(compute->state, args);
+    FM_TRY(fm_gemm_run(compute->state, args));
+    if (args->bias != NULL) {
+        FM_TRY(fm_cpu_bias_add(compute, args->c, args->bias, args->out, args->m, args->n, args->ldc));
+    }
+    const bool is_dense = args->ldc == args->n;
+    const int64_t rows = args->addend == NULL ? 0 : is_dense ? 1 : args->m, n = is_dense ? args->m * args->n : args->n;
+    for (int64_t row = 0; row < rows; row++) {
+        const int64_t at = row * args->ldc;
+        FM_TRY(fm_cpu_add(compute, fm_at(args->c, args->out, at), fm_at(args->addend, args->out, at), args->out, n));
+    }
+    return FM_OK;
 }
 
 static int cpu_open(fm_compute *compute)

@@ -15,7 +15,8 @@
 
 typedef struct fm_compute fm_compute;
 
-/* C[m, n] = or += alpha * op(A)[m, k] op(B)[k, n]. A and B have one dtype; C is in it or fp32. */
+/* C[m, n] = or += alpha * op(A)[m, k] op(B)[k, n] + addend + bias. A and B have one dtype; C, the addend and the bias are in it or fp32.
+ * A device may add them before it rounds. */
 typedef struct {
     enum fm_dtype in, out;
     bool trans_a, trans_b;             /* A is stored [k, m]; B is stored [n, k] */
@@ -28,6 +29,8 @@ typedef struct {
     void *c;
     int64_t ldc;
     float alpha;                       /* 0 counts as 1 */
+    const void *addend;                /* [m, n] with C's ld, not C itself; NULL: none. Not where it accumulates */
+    const void *bias;                  /* [n], added to every row; NULL: none. Not where it accumulates */
 } fm_gemm_args;
 
 /* One call of attention: queries against one contiguous piece of keys. A key is visible to a query where both have the same

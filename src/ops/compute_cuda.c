@@ -18,7 +18,9 @@ static void cuda_close(fm_compute *compute)
 
 static int cuda_gemm(fm_compute *compute, const fm_gemm_args *args)
 {
-    return fm_cuda_gemm_run(compute->state, args);
+    bool has_bias;
+    FM_TRY(fm_cuda_gemm_run(&has_bias, compute->state, args));
+    return args->bias == NULL || has_bias ? FM_OK : fm_cuda_bias_add(compute, args->c, args->bias, args->out, args->m, args->n, args->ldc);
 }
 
 /* cuBLASLt's workspace is there already; the largest of the kernels' own sums. */

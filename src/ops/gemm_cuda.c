@@ -13,8 +13,8 @@ enum { WORKSPACE_BYTES = 32 << 20, CANDIDATES = 8, REPEATS = 3, BUCKETS = 512 };
 
 /* What makes two products the same to the library. */
 typedef struct {
-    int in, out, trans_a, trans_b, accumulate;
-    int alignment_a, alignment_b, alignment_c;
+    int in, out, trans_a, trans_b, adds;
+    int alignment_a, alignment_b, alignment_c, alignment_d, alignment_bias;   /* c: what is added; bias 0: none */
     int64_t m, n, k, lda, ldb, ldc;
 } plan_key;
 
@@ -25,6 +25,7 @@ struct plan {
     cublasLtMatmulDesc_t operation;
     cublasLtMatrixLayout_t a, b, c;
     cublasLtMatmulAlgo_t algorithm;
+    bool has_bias;                     /* the library adds it */
 };
 
 struct fm_cuda_gemm {
@@ -60,8 +61,11 @@ static plan_key key_of(const fm_gemm_args *g)
 {
     plan_key key;
     memset(&key, 0, sizeof key);       /* compared and hashed as bytes */
-    key.in = (int)g->in, key.out = (int)g->out, key.trans_a = g->trans_a, key.trans_b = g->trans_b, key.accumulate = g->accumulate;
-    key.alignment_a = alignment_of(g->a), key.alignment_b = alignment_of(g->b), key.alignment_c = alignment_of(g->c);
+    key.in = (int)g->in, key.out = (int)g->out, key.trans_a = g->trans_a, key.trans_b = g->trans_b;
+    key.adds = g->accumulate || g->addend != NULL;
+    key.alignment_a = alignment_of(g->a), key.alignment_b = alignment_of(g->b), key.alignment_d = alignment_of(g->c);
+    key.alignment_c = g->addend != NULL ? alignment_of(g->addend) : key.alignment_d;
+    key.alignment_bias = g->bias != NULL ? alignment_of(g->bias) : 0;
     key.m = g->m, key.n = g->n, key.k = g->k, key.lda = g->lda, key.ldb = g->ldb, key.ldc = g->ldc;
     return key;
 }
@@ -112,7 +116,7 @@ static int set_preferences(cublasLtMatmulPreference_t wanted, const plan_key *ke
         { CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_A_BYTES, (uint32_t)key->alignment_b },
         { CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_B_BYTES, (uint32_t)key->alignment_a },
         { CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_C_BYTES, (uint32_t)key->alignment_c },
-        { CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_D_BYTES, (uint32_t)key->alignment_c },
+        { CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_D_BYTES, (uint32_t)key->alignment_d },
     };
     FM_TRY(check(cublasLtMatmulPreferenceSetAttribute(wanted, CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES, &workspace_bytes,
                                                       sizeof workspace_bytes), "choosing an algorithm", g));
@@ -132,9 +136,16 @@ static int set_preferences(cublasLtMatmulPreference_t wanted, const plan_key *ke
 static cublasStatus_t multiply(const fm_cuda_gemm *gemm, const plan *p, const cublasLtMatmulAlgo_t *algorithm, const fm_gemm_args *g,
                                void *out)
 {
-    const float alpha = g->alpha == 0.0f ? 1.0f : g->alpha, beta = g->accumulate ? 1.0f : 0.0f;
-    return cublasLtMatmul(gemm->handle, p->operation, &alpha, g->b, p->b, g->a, p->a, &beta, out, p->c, out, p->c, algorithm,
-                          gemm->workspace, WORKSPACE_BYTES, fm_cuda_of(gemm->device)->stream);
+    const float alpha = g->alpha == 0.0f ? 1.0f : g->alpha, beta = p->key.adds ? 1.0f : 0.0f;
+    if (p->has_bias) {
+        const cublasStatus_t status = cublasLtMatmulDescSetAttribute(p->operation, CUBLASLT_MATMUL_DESC_BIAS_POINTER, &g->bias,
+                                                                     sizeof g->bias);
+        if (status != CUBLAS_STATUS_SUCCESS) {
+            return status;
+        }
+    }
+    return cublasLtMatmul(gemm->handle, p->operation, &alpha, g->b, p->b, g->a, p->a, &beta, g->addend != NULL ? g->addend : out, p->c, out,
+                          p->c, algorithm, gemm->workspace, WORKSPACE_BYTES, fm_cuda_of(gemm->device)->stream);
 }
 
 /* Milliseconds of one product by an algorithm, into `out`. */
@@ -183,24 +194,48 @@ static int fastest(int *best, const fm_cuda_gemm *gemm, const plan *p, const cub
     return rc;
 }
 
-static int choose(plan *p, const fm_cuda_gemm *gemm, const fm_gemm_args *g)
+/* With the bias or without; the pointer is set before candidates are asked for, as their kernels may depend on its alignment. */
+static int set_epilogue(plan *p, const fm_gemm_args *g, bool has_bias)
+{
+    const cublasLtEpilogue_t epilogue = has_bias ? CUBLASLT_EPILOGUE_BIAS : CUBLASLT_EPILOGUE_DEFAULT;
+    p->has_bias = has_bias;
+    FM_TRY(check(cublasLtMatmulDescSetAttribute(p->operation, CUBLASLT_MATMUL_DESC_EPILOGUE, &epilogue, sizeof epilogue), "describing", g));
+    return !has_bias ? FM_OK : check(cublasLtMatmulDescSetAttribute(p->operation, CUBLASLT_MATMUL_DESC_BIAS_POINTER, &g->bias,
+                                                                    sizeof g->bias), "describing", g);
+}
+
+/* The library's candidates, best first; none is no error. */
+static int find_candidates(cublasLtMatmulHeuristicResult_t found[CANDIDATES], int *n, const plan *p, const fm_cuda_gemm *gemm,
+                           const fm_gemm_args *g)
 {
     const bool deterministic = fm_cuda_of(gemm->device)->deterministic;
-    cublasLtMatmulHeuristicResult_t found[CANDIDATES];
     cublasLtMatmulPreference_t wanted = NULL;
-    int n = 0, best = 0;
+    *n = 0;
     int rc = check(cublasLtMatmulPreferenceCreate(&wanted), "choosing an algorithm", g);
     if (rc == FM_OK) {
         rc = set_preferences(wanted, &p->key, g, deterministic);
     }
     if (rc == FM_OK) {
-        rc = check(cublasLtMatmulAlgoGetHeuristic(gemm->handle, p->operation, p->b, p->a, p->c, p->c, wanted,
-                                                  deterministic ? 1 : CANDIDATES, found, &n), "choosing an algorithm", g);
+        const cublasStatus_t status = cublasLtMatmulAlgoGetHeuristic(gemm->handle, p->operation, p->b, p->a, p->c, p->c, wanted,
+                                                                     deterministic ? 1 : CANDIDATES, found, n);
+        rc = status == CUBLAS_STATUS_NOT_SUPPORTED ? FM_OK : check(status, "choosing an algorithm", g);
     }
     if (wanted != NULL) {
         cublasLtMatmulPreferenceDestroy(wanted);
     }
-    FM_TRY(rc);
+    return rc;
+}
+
+static int choose(plan *p, const fm_cuda_gemm *gemm, const fm_gemm_args *g)
+{
+    cublasLtMatmulHeuristicResult_t found[CANDIDATES];
+    int n = 0, best = 0;
+    FM_TRY(set_epilogue(p, g, g->bias != NULL));
+    FM_TRY(find_candidates(found, &n, p, gemm, g));
+    if (n == 0 && g->bias != NULL) {
+        FM_TRY(set_epilogue(p, g, false));
+        FM_TRY(find_candidates(found, &n, p, gemm, g));
+    }
     if (n == 0) {
         return check(CUBLAS_STATUS_NOT_SUPPORTED, "choosing an algorithm", g);
     }
@@ -277,18 +312,22 @@ void fm_cuda_gemm_close(fm_cuda_gemm *gemm)
     fm_free(gemm);
 }
 
-/* C = a sum of nothing, which the library refuses. */
+/* C = a sum of nothing, which the library refuses, and the addend. */
 static int clear(const fm_cuda_gemm *gemm, const fm_gemm_args *g)
 {
+    const size_t bytes = (size_t)g->n * fm_dtype_bytes(g->out);
     for (int64_t row = 0; row < g->m; row++) {
-        FM_TRY(fm_device_zero(gemm->device, fm_at(g->c, g->out, row * g->ldc), (size_t)g->n * fm_dtype_bytes(g->out)));
+        void *const c = fm_at(g->c, g->out, row * g->ldc);
+        FM_TRY(g->addend == NULL ? fm_device_zero(gemm->device, c, bytes)
+                                 : fm_device_copy(gemm->device, c, fm_at(g->addend, g->out, row * g->ldc), bytes));
     }
     return FM_OK;
 }
 
-int fm_cuda_gemm_run(fm_cuda_gemm *gemm, const fm_gemm_args *args)
+int fm_cuda_gemm_run(bool *has_bias, fm_cuda_gemm *gemm, const fm_gemm_args *args)
 {
     const plan *p;
+    *has_bias = false;
     if (args->m == 0 || args->n == 0) {
         return FM_OK;
     }
@@ -296,5 +335,6 @@ int fm_cuda_gemm_run(fm_cuda_gemm *gemm, const fm_gemm_args *args)
         return args->accumulate ? FM_OK : clear(gemm, args);
     }
     FM_TRY(find_plan(&p, gemm, args));
+    *has_bias = p->has_bias;
     return check(multiply(gemm, p, &p->algorithm, args, args->c), "computing", args);
 }

@@ -75,6 +75,7 @@ int fm_rate_gemm(double *flops_per_s, fm_compute *compute, const fm_gemm_args *k
     FM_TRY_TO(done, rc, make_operand(&a, device, g.in, (g.trans_a ? g.k : g.m) * g.lda));
     FM_TRY_TO(done, rc, make_operand(&b, device, g.in, (g.trans_b ? g.n : g.k) * g.ldb));
     FM_TRY_TO(done, rc, make_operand(&c, device, g.out, g.m * g.ldc));
+    g.addend = g.bias = NULL;
     g.a = a;
     g.b = b;
     g.c = c;

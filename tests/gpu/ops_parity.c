@@ -8,6 +8,7 @@
 #include "base/memory.h"
 #include "base/random.h"
 #include "ops/cuda_module.h"
+#include "ops/rows.h"
 
 enum { SIDES = 2 };                    /* 0: the CPU, 1: the device */
 
@@ -170,6 +171,22 @@ static void one_gemm(lab *l, enum fm_dtype in, enum fm_dtype out, int flags, con
     clear(l);
 }
 
+/* A product with the bias and the residual of a layer; `shift` elements lay the bias where no library takes it. */
+static void gemm_with_sums(lab *l, enum fm_dtype d, int64_t shift)
+{
+    enum { M = 37, N = 264, K = 72, LD = 272 };
+    const array *const a = numbers(l, d, M * K, 1.0), *const b = numbers(l, d, N * K, 1.0), *const c = numbers(l, d, M * LD, 1.0);
+    const array *const addend = numbers(l, d, M * LD, 1.0), *const bias = numbers(l, d, N + shift, 1.0);
+    for (int s = 0; s < SIDES; s++) {
+        const fm_gemm_args g = { .in = d, .out = d, .trans_b = true, .m = M, .n = N, .k = K, .a = a->on[s], .lda = K, .b = b->on[s],
+                                 .ldb = K, .c = c->on[s], .ldc = LD, .addend = addend->on[s], .bias = fm_at(bias->on[s], d, shift) };
+        const int rc = l->compute[s]->ops->gemm(l->compute[s], &g);
+        l->rc = l->rc < 0 ? l->rc : rc;
+    }
+    compare(l, shift == 0 ? "gemm + bias + residual" : "gemm + bias anywhere + residual", c, d, 1.0);
+    clear(l);
+}
+
 static void gemms(lab *l, enum fm_dtype dtype)
 {
     static const int64_t sizes[][3] = { { 256, 512, 128 }, { 17, 24, 40 }, { 129, 333, 65 }, { 1000, 96, 768 }, { 1, 8, 3 } };
@@ -178,6 +195,8 @@ static void gemms(lab *l, enum fm_dtype dtype)
             one_gemm(l, dtype, flags % 2 == 0 ? dtype : FM_F32, flags, sizes[i]);
         }
     }
+    gemm_with_sums(l, dtype, 0);
+    gemm_with_sums(l, dtype, 1);
 }
 
 static void elementwise(lab *l, enum fm_dtype d)

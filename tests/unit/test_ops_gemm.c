@@ -13,6 +13,9 @@ static const struct {
     { 37, 2051, 9, 2 },
 };
 
+/* What is added to a product besides C itself. */
+enum { PLAIN, ADDEND, BIAS, BOTH };
+
 /* want = (accumulate ? old : 0) + alpha op(A) op(B); magnitude = the same of absolute values. */
 static void reference(double *want, double *magnitude, const fm_gemm_args *g, const double *a, const double *b, bool accumulate)
 {
@@ -32,8 +35,20 @@ static void reference(double *want, double *magnitude, const fm_gemm_args *g, co
     }
 }
 
+/* One more term of the sum, which may be rounded to C's dtype before: an array like C, or (ld 0) one row for all. */
+static void reference_add(double *want, double *magnitude, const fm_gemm_args *g, const double *term, int64_t ld)
+{
+    const double once = 1.01 * unit_roundoff(g->out) / (0x1p-24 * ((double)g->k + 3.0));
+    for (int64_t i = 0; i < g->m; i++) {
+        for (int64_t j = 0; j < g->n; j++) {
+            magnitude[i * g->ldc + j] += fabs(term[i * ld + j]) + once * fabs(want[i * g->ldc + j]);
+            want[i * g->ldc + j] += term[i * ld + j];
+        }
+    }
+}
+
 /* One product against the reference. What is not accumulated to holds NaN before. */
-static uint64_t check_product(lab *l, fm_gemm_args g, int64_t pad)
+static uint64_t check_sum(lab *l, fm_gemm_args g, int64_t pad, int added)
 {
     g.lda = (g.trans_a ? g.m : g.k) + pad;
     g.ldb = (g.trans_b ? g.k : g.n) + pad;
@@ -49,13 +64,27 @@ static uint64_t check_product(lab *l, fm_gemm_args g, int64_t pad)
     }
     array c = array_of(l, g.out, want, old.n);
     reference(want, magnitude, &g, a.value, b.value, g.accumulate);
+    const array addend = array_random(l, g.out, old.n, 4, 1.0), bias = array_random(l, g.out, g.n, 5, 1.0);
+    if (added & BIAS) {
+        reference_add(want, magnitude, &g, bias.value, 0);
+        g.bias = bias.data;
+    }
+    if (added & ADDEND) {
+        reference_add(want, magnitude, &g, addend.value, g.ldc);
+        g.addend = addend.data;
+    }
     g.a = a.data, g.b = b.data, g.c = c.data;
     RUN(l, gemm, &g);
     char what[160];
-    snprintf(what, sizeof what, "%s%s%s of m %d n %d k %d pad %d, alpha %g, of %s", g.trans_a ? "A^T" : "A", g.trans_b ? " B^T" : " B",
-             g.accumulate ? " added" : "", (int)g.m, (int)g.n, (int)g.k, (int)pad, (double)g.alpha, fm_dtype_name(g.in));
+    snprintf(what, sizeof what, "%s%s%s%s%s of m %d n %d k %d pad %d, alpha %g, of %s", g.trans_a ? "A^T" : "A", g.trans_b ? " B^T" : " B",
+             g.accumulate ? " added" : "", added & ADDEND ? " + addend" : "", added & BIAS ? " + bias" : "", (int)g.m, (int)g.n, (int)g.k, (int)pad, (double)g.alpha, fm_dtype_name(g.in));
     array_check(what, &c, want, magnitude, (double)g.k + 3.0);
     return array_hash(0, &c);
+}
+
+static uint64_t check_product(lab *l, fm_gemm_args g, int64_t pad)
+{
+    return check_sum(l, g, pad, PLAIN);
 }
 
 static void all_forms_agree_with_the_definition(void **state)
@@ -68,6 +97,21 @@ static void all_forms_agree_with_the_definition(void **state)
                 .m = sizes[s].m, .n = sizes[s].n, .k = sizes[s].k, .alpha = form % 3 == 0 ? 0.37f : form % 3 == 1 ? 0.0f : 1.0f,
             };
             check_product(l, g, sizes[s].pad);
+            lab_clear(l);
+        }
+    }
+}
+
+static void a_row_and_a_matrix_may_be_added(void **state)
+{
+    lab *const l = *state;
+    for (int s = 0; s < COUNT(sizes); s++) {
+        for (int form = 0; form < 3 * COUNT(types); form++) {
+            const fm_gemm_args g = {
+                .in = types[form / 3].in, .out = types[form / 3].out, .trans_b = true, .m = sizes[s].m, .n = sizes[s].n,
+                .k = s == 0 ? 0 : sizes[s].k,
+            };
+            check_sum(l, g, sizes[s].pad, ADDEND + form % 3);
             lab_clear(l);
         }
     }
@@ -133,6 +177,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test_setup_teardown(all_forms_agree_with_the_definition, lab_open, lab_close),
+        cmocka_unit_test_setup_teardown(a_row_and_a_matrix_may_be_added, lab_open, lab_close),
         cmocka_unit_test_setup_teardown(plans_serve_again_with_other_matrices, lab_open, lab_close),
         cmocka_unit_test_setup_teardown(products_of_nothing, lab_open, lab_close),
         cmocka_unit_test_setup_teardown(threads_repeat, lab_open, lab_close),

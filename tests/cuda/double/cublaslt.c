@@ -256,6 +256,9 @@ cublasStatus_t cublasLtMatmulAlgoGetHeuristic(cublasLtHandle_t handle, cublasLtM
     if (status != CUBLAS_STATUS_SUCCESS) {
         return status;
     }
+    if (desc->epilogue & CUBLASLT_EPILOGUE_BIAS && (uintptr_t)desc->bias % 16 != 0) {
+        return CUBLAS_STATUS_NOT_SUPPORTED;   /* stricter than the library may be: there is another way for such a bias, which must work */
+    }
     results[0] = (cublasLtMatmulHeuristicResult_t){ .state = CUBLAS_STATUS_SUCCESS, .wavesCount = 1.0f };
     for (int i = 0; i < 4; i++) {
         results[0].algo.data[i] = preference == NULL ? 256 : preference->alignment[i];
