@@ -21,6 +21,10 @@ reshard_it()
     [ ! -e "$2/set" ] || return 0
     launch "$1" reshard "$scratch/before/checkpoints/step-000002" --tp-size 2 --dp-size 1 -o "$2/set"
 }
+read_it()
+{
+    launch "$1" run $(job "$2" checkpoint.export=final model.path="$2/in/tiny-llama" data.train="$2/in/train.jsonl" data.validation="$2/in/valid.jsonl")
+}
 exports_it() { launch "$1" run $(job "$2" checkpoint.export=every); }
 
 # ---- what a command starts from, and what must be there at its end ----
@@ -44,6 +48,10 @@ end_export()
 start_reshard() { mkdir "$1"; }
 end_reshard() { timeout 60 "$finemesh" verify "$1/set" && [ -z "$(find "$1" -name '*.tmp*')" ]; }
 
+# model and data lie below the directory whose calls count
+start_read() { mkdir "$1" && cp -r "$scratch/in" "$1/"; }
+end_read() { end_run "$1"; }
+
 start_exports() { :; }
 # an export that was cut short is not made up for: what there is, is whole
 end_exports()
@@ -60,6 +68,13 @@ end_exports()
 judge()
 {
     grep -q '^failed' "$scratch/log" || { [ "$1" -eq 0 ] || { cat "$scratch/err"; return 1; }; return 0; }
+    case $what:$error:$1 in
+    run:TERM:* | read:TERM:* | resume:TERM:* | exports:TERM:*) ;;
+    *:TERM:0 | *:TERM:3) echo "a signal ends what is no run at once: exit status $1"; return 1 ;;
+    *:TERM:124) echo "time limit"; return 1 ;;
+    *:TERM:*) return 0 ;;
+    *:CUT:0) "end_$what" "$out"; return ;;
+    esac
     case $error:$1 in
     EINTR:0 | SHORT:0) return 0 ;;
     EINTR:* | SHORT:*) echo "it must be carried on"; cat "$scratch/err"; return 1 ;;
@@ -82,18 +97,20 @@ kept() { kept_bytes=$(sed -n 's/^kept //p' "$scratch/log"); [ "${kept_bytes:-0}"
 # trial WHAT RANKS RANK ERROR N
 trial()
 {
-    what=$1 ranks=$2 error=$4
+    what=$1 ranks=$2 error=${4#READ-}
     out=$scratch/out
     rm -rf "$out" "$scratch/log"
     "start_$what" "$out" || return 1
     : >"$scratch/log"
     (
         export FAULT_LOG="$scratch/log" FAULT_DIR="$out" FAULT_RANK="$3"
-        if [ "$4" = ALLOC ]; then export FAULT_ALLOC="$5"; else export FAULT_AT="$5" FAULT_ERROR="$4"; fi
+        if [ "$4" = ALLOC ]; then export FAULT_ALLOC="$5"; else export FAULT_AT="$5" FAULT_ERROR="$error"; fi
+        case $4 in READ-*) export FAULT_READS=2 ;; esac
         "${what}_it" "$ranks" "$out" >"$scratch/stdout" 2>"$scratch/err"
     )
     judge $? || return 1
     [ "$ranks" -gt 1 ] || kept || return 1
+    [ "$error" != CUT ] || return 0                       # the file is damaged for good
     complete "$out" || return 1
     ! grep -q '^failed' "$scratch/log" || "${what}_it" "$ranks" "$out" >"$scratch/stdout2" 2>"$scratch/err2" ||
         { echo "the second start fails:"; cat "$scratch/err2"; return 1; }
@@ -144,6 +161,11 @@ sed -i '$d' "$before/metrics.jsonl"
 ln -sfn step-000002 "$before/checkpoints/latest"
 ln -sfn step-000002 "$before/checkpoints/best"
 
+mkdir "$scratch/in"
+cp -r inputs/tiny-llama "$scratch/in/"
+cp inputs/instruct-train.jsonl "$scratch/in/train.jsonl"
+cp inputs/instruct-valid.jsonl "$scratch/in/valid.jsonl"
+
 # A row's second number is how many calls a short form lets pass between two that fail: about two seconds a trial on one rank, five on two.
 every() { echo "${FM_FAULT_STRIDE:-$1}"; }
 each run 1 0 EIO "$(every 131)"
@@ -153,17 +175,31 @@ each run 1 0 SHORT "$(every 311)"
 each run 1 0 TERM "$(every 101)"
 each resume 1 0 EIO "$(every 151)"
 each resume 1 0 KILL "$(every 151)"
+each resume 1 0 READ-EIO "$(every 307)"
+each resume 1 0 READ-CUT "$(every 307)"
+each read 1 0 READ-EIO "$(every 401)"
+each read 1 0 READ-SHORT "$(every 701)"
+each read 1 0 READ-CUT "$(every 401)"
 each convert 1 0 ENOSPC "$(every 61)"
+each convert 1 0 TERM "$(every 61)"
 each export 1 0 ENOSPC "$(every 31)"
 each export 1 0 KILL "$(every 61)"
+each export 1 0 TERM "$(every 31)"
+each export 1 0 READ-EIO "$(every 61)"
 each reshard 1 0 ENOSPC "$(every 61)"
 each reshard 1 0 KILL "$(every 61)"
+each reshard 1 0 TERM "$(every 61)"
 each exports 1 0 EIO "$(every 211)"
 each exports 1 0 KILL "$(every 211)"
 each run 2 0 EIO "$(every 251)"
 each run 2 1 EIO "$(every 251)"
+each run 2 all EIO "$(every 251)"
 each run 2 1 KILL "$(every 251)"
 each resume 2 1 ENOSPC "$(every 151)"
+each export 2 all EIO "$(every 61)"
+each read 2 all READ-EIO "$(every 701)"
+each read 2 1 READ-EIO "$(every 401)"
+each reshard 2 1 TERM "$(every 61)"
 each run 1 0 ALLOC "$(every 1511)"
 each resume 1 0 ALLOC "$(every 499)"
 each export 1 0 ALLOC "$(every 499)"

@@ -1,11 +1,12 @@
 /* Stands between a program and the system, and between finemesh and its allocator, and lets one chosen call fail. For tests only.
  *
- *     FAULT_RANK=1         the rank (PMI_RANK; 0 where no launcher gave one) in which anything happens at all
+ *     FAULT_RANK=1         the rank (PMI_RANK; 0 where no launcher gave one) in which anything happens at all; all: in each, by its own count
  *     FAULT_DIR=/absolute  files below it count: open, write, sync, rename, mkdir, link, unlink, truncate, and read where asked
- *     FAULT_READS=1        reads count too
+ *     FAULT_READS=1        reads count too; 2: nothing else does
  *     FAULT_AT=17          the 17th such call fails; 0: none
  *     FAULT_ERROR=EIO      with this: EIO ENOSPC EROFS; EINTR and SHORT (half of a write or read) must be carried
- *                          on; KILL and TERM: that signal, before the call, which is made; NOLOCK: flock fails, and nothing else
+ *                          on; KILL and TERM: that signal, before the call, which is made; CUT: the file is cut in half before the
+ *                          call, which is made (of reads pread alone counts then); NOLOCK: flock fails, and nothing else
  *     FAULT_STAYS=1        and all that write after it, as on a full disk
  *     FAULT_ALLOC=17       the 17th call of fm_alloc fails
  *     FAULT_LOG=FILE       gets "failed N CALL PATH" when it happens; at the end "calls N", "allocations N", "kept BYTES" (of fm_alloc) */
@@ -28,16 +29,18 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
-enum { SHORT = -1, KILL = -2, TERM = -3, NOLOCK = -4 };
+enum { SHORT = -1, KILL = -2, TERM = -3, NOLOCK = -4, CUT = -5 };
+
+enum way { READS, WRITES };
 
 static const struct {
     const char *name;
     int error;
 } errors[] = { { "EIO", EIO }, { "ENOSPC", ENOSPC }, { "EROFS", EROFS }, { "EINTR", EINTR }, { "SHORT", SHORT }, { "KILL", KILL }, { "TERM", TERM },
-             { "NOLOCK", NOLOCK } };
+             { "NOLOCK", NOLOCK }, { "CUT", CUT } };
 
 static struct {
-    bool on, reads, stays;
+    bool on, counts[2], stays;        /* counts: by way */
     const char *dir;
     size_t dir_length;
     int64_t at, alloc_at;
@@ -67,17 +70,20 @@ static int64_t number(const char *name)
 
 static __attribute__((constructor)) void begin(void)
 {
-    const char *const error = getenv("FAULT_ERROR"), *const log = getenv("FAULT_LOG"), *const name = strrchr(program_invocation_name, '/');
+    const char *const error = getenv("FAULT_ERROR"), *const log = getenv("FAULT_LOG"), *const rank = getenv("FAULT_RANK");
+    const char *const name = strrchr(program_invocation_name, '/');
+    const bool is_wanted = (rank != NULL && strcmp(rank, "all") == 0) || number("PMI_RANK") == number("FAULT_RANK");
     plan.log = -1;
     /* the launcher and the shells on the way inherit the environment: they are left alone */
-    if (strstr(name == NULL ? program_invocation_name : name, "finemesh") == NULL || number("PMI_RANK") != number("FAULT_RANK")) {
+    if (strstr(name == NULL ? program_invocation_name : name, "finemesh") == NULL || !is_wanted) {
         return;
     }
     plan.dir = getenv("FAULT_DIR");
     plan.dir_length = plan.dir == NULL ? 0 : strlen(plan.dir);
     plan.at = number("FAULT_AT");
     plan.alloc_at = number("FAULT_ALLOC");
-    plan.reads = number("FAULT_READS") != 0;
+    plan.counts[READS] = number("FAULT_READS") != 0;
+    plan.counts[WRITES] = number("FAULT_READS") != 2;
     plan.stays = number("FAULT_STAYS") != 0;
     plan.error = EIO;
     for (size_t i = 0; error != NULL && i < sizeof errors / sizeof errors[0]; i++) {
@@ -113,9 +119,10 @@ static bool is_below(const char *path)
 }
 
 /* Counts a call; 0: it goes on. Otherwise errno (or SHORT) that it gets. */
-static int fault_of(const char *path, const char *call)
+static int fault_of(enum way way, const char *path, const char *call)
 {
-    if (!plan.on || !is_below(path)) {
+    struct stat about;
+    if (!plan.on || !plan.counts[way] || !is_below(path) || (plan.error == CUT && way == READS && strcmp(call, "pread") != 0)) {
         return 0;
     }
     const int64_t n = atomic_fetch_add(&calls, 1) + 1;
@@ -127,19 +134,25 @@ static int fault_of(const char *path, const char *call)
         raise(plan.error == KILL ? SIGKILL : SIGTERM);
         return 0;
     }
+    if (plan.error == CUT) {
+        if (stat(path, &about) == 0 && S_ISREG(about.st_mode)) {
+            syscall(SYS_truncate, path, about.st_size / 2);
+        }
+        return 0;
+    }
     return plan.error;
 }
 
-static int fault_of_fd(int fd, const char *call)
+static int fault_of_fd(enum way way, int fd, const char *call)
 {
     char link[64], path[PATH_MAX];
-    if (!plan.on) {
+    if (!plan.on || !plan.counts[way]) {
         return 0;
     }
     snprintf(link, sizeof link, "/proc/self/fd/%d", fd);
     const ssize_t length = readlink(link, path, sizeof path - 1);
     path[length > 0 ? length : 0] = '\0';
-    return fault_of(path, call);
+    return fault_of(way, path, call);
 }
 
 /* Calls without a size: EINTR and SHORT are not for them. */
@@ -167,36 +180,35 @@ int open(const char *path, int flags, ...)
     va_start(args, flags);
     const mode_t mode = (flags & O_CREAT) != 0 ? va_arg(args, mode_t) : 0;
     va_end(args);
-    const bool counts = plan.reads || (flags & O_ACCMODE) != O_RDONLY;
-    return counts && fails(fault_of(path, "open")) ? -1 : next(path, flags, mode);
+    return fails(fault_of((flags & O_ACCMODE) == O_RDONLY ? READS : WRITES, path, "open")) ? -1 : next(path, flags, mode);
 }
 
 DIR *opendir(const char *path)
 {
     typedef DIR *opendir_call(const char *path);
     NEXT("opendir", opendir_call)
-    return plan.reads && fails(fault_of(path, "opendir")) ? NULL : next(path);
+    return fails(fault_of(READS, path, "opendir")) ? NULL : next(path);
 }
 
 FILE *fopen(const char *path, const char *mode)
 {
     typedef FILE *fopen_call(const char *path, const char *mode);
     NEXT("fopen", fopen_call)
-    return (plan.reads || mode[0] != 'r') && fails(fault_of(path, "fopen")) ? NULL : next(path, mode);
+    return fails(fault_of(mode[0] == 'r' ? READS : WRITES, path, "fopen")) ? NULL : next(path, mode);
 }
 
 /* A stream's writes are made inside of libc: they fail where the program asks for them. */
 int fflush(FILE *stream)
 {
     NEXT("fflush", stream_call)
-    return stream != NULL && fails(fault_of_fd(fileno(stream), "fflush")) ? EOF : next(stream);
+    return stream != NULL && fails(fault_of_fd(WRITES, fileno(stream), "fflush")) ? EOF : next(stream);
 }
 
 ssize_t write(int fd, const void *data, size_t size)
 {
     typedef ssize_t write_call(int fd, const void *data, size_t size);
     NEXT("write", write_call)
-    const int fault = fault_of_fd(fd, "write");
+    const int fault = fault_of_fd(WRITES, fd, "write");
     if (fault > 0) {
         errno = fault;
         return -1;
@@ -208,7 +220,7 @@ ssize_t pwrite(int fd, const void *data, size_t size, off_t offset)
 {
     typedef ssize_t pwrite_call(int fd, const void *data, size_t size, off_t offset);
     NEXT("pwrite", pwrite_call)
-    const int fault = fault_of_fd(fd, "pwrite");
+    const int fault = fault_of_fd(WRITES, fd, "pwrite");
     if (fault > 0) {
         errno = fault;
         return -1;
@@ -220,7 +232,7 @@ ssize_t pread(int fd, void *data, size_t size, off_t offset)
 {
     typedef ssize_t pread_call(int fd, void *data, size_t size, off_t offset);
     NEXT("pread", pread_call)
-    const int fault = plan.reads ? fault_of_fd(fd, "pread") : 0;
+    const int fault = fault_of_fd(READS, fd, "pread");
     if (fault > 0) {
         errno = fault;
         return -1;
@@ -231,7 +243,7 @@ ssize_t pread(int fd, void *data, size_t size, off_t offset)
 int fsync(int fd)
 {
     NEXT("fsync", fd_call)
-    return fails(fault_of_fd(fd, "fsync")) ? -1 : next(fd);
+    return fails(fault_of_fd(WRITES, fd, "fsync")) ? -1 : next(fd);
 }
 
 int flock(int fd, int operation)
@@ -249,51 +261,51 @@ int ftruncate(int fd, off_t size)
 {
     typedef int truncate_call(int fd, off_t size);
     NEXT("ftruncate", truncate_call)
-    return fails(fault_of_fd(fd, "ftruncate")) ? -1 : next(fd, size);
+    return fails(fault_of_fd(WRITES, fd, "ftruncate")) ? -1 : next(fd, size);
 }
 
 int rename(const char *from, const char *to)
 {
     NEXT("rename", paths_call)
-    return fails(fault_of(to, "rename")) ? -1 : next(from, to);
+    return fails(fault_of(WRITES, to, "rename")) ? -1 : next(from, to);
 }
 
 int renameat2(int from_dir, const char *from, int to_dir, const char *to, unsigned flags)
 {
     typedef int renameat2_call(int from_dir, const char *from, int to_dir, const char *to, unsigned flags);
     NEXT("renameat2", renameat2_call)
-    return fails(fault_of(to, "renameat2")) ? -1 : next(from_dir, from, to_dir, to, flags);
+    return fails(fault_of(WRITES, to, "renameat2")) ? -1 : next(from_dir, from, to_dir, to, flags);
 }
 
 int mkdir(const char *path, mode_t mode)
 {
     typedef int mkdir_call(const char *path, mode_t mode);
     NEXT("mkdir", mkdir_call)
-    return fails(fault_of(path, "mkdir")) ? -1 : next(path, mode);
+    return fails(fault_of(WRITES, path, "mkdir")) ? -1 : next(path, mode);
 }
 
 int symlink(const char *target, const char *path)
 {
     NEXT("symlink", paths_call)
-    return fails(fault_of(path, "symlink")) ? -1 : next(target, path);
+    return fails(fault_of(WRITES, path, "symlink")) ? -1 : next(target, path);
 }
 
 int link(const char *from, const char *to)
 {
     NEXT("link", paths_call)
-    return fails(fault_of(to, "link")) ? -1 : next(from, to);
+    return fails(fault_of(WRITES, to, "link")) ? -1 : next(from, to);
 }
 
 int unlink(const char *path)
 {
     NEXT("unlink", path_call)
-    return fails(fault_of(path, "unlink")) ? -1 : next(path);
+    return fails(fault_of(WRITES, path, "unlink")) ? -1 : next(path);
 }
 
 int rmdir(const char *path)
 {
     NEXT("rmdir", path_call)
-    return fails(fault_of(path, "rmdir")) ? -1 : next(path);
+    return fails(fault_of(WRITES, path, "rmdir")) ? -1 : next(path);
 }
 
 static void say_callers(void)
