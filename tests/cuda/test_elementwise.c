@@ -88,7 +88,8 @@ static void convert_body(lab *l)
     static const enum fm_dtype all[] = { FM_F32, FM_BF16, FM_F16, FM_F64 };
     for (int from = 0; from < COUNT(all); from++) {
         for (int to = 0; to < COUNT(all); to++) {
-            for (int i = 0; i < COUNT(lengths) * 2; i++) {
+            /* one type into itself is a copy within the device's memory, where the lab's arrays may not lie (tests/gpu/ops_parity has it) */
+            for (int i = 0; i < COUNT(lengths) * 2 && from != to; i++) {
                 const numbers x = numbers_random(l, all[from], lengths[i / 2], 7, 300.0, i % 2);
                 const numbers want = numbers_random(l, all[to], x.n, 8, 1.0, 0), got = numbers_copy(l, &want, 0);
                 assert_int_equal(l->host->table->convert(l->host, want.data, all[to], x.data, all[from], x.n), FM_OK);

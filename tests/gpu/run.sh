@@ -7,6 +7,7 @@
 # FM_ORACLE_PYTHON names (or python3 is) a Python with torch and transformers. One table; exit status 0 where every row is ok or skipped, 1
 # otherwise, 77 where there is no GPU.
 #
+# FM_GPU_MODULE: in a build tree, another module than the one built there (the one over the doubles of tests/cuda/double).
 # FM_GPU_SECONDS: time for everything (default 1500): what does not fit any more is skipped, and said to be. FM_GPU_STEPS: a pattern of rows.
 set -u
 here=$(cd "$(dirname "$0")" && pwd)
@@ -21,9 +22,18 @@ if [ -x "$tree/../../bin/finemesh" ]; then
     memcheck_target=$bin/finemesh
 else
     build=$(cd "${FM_BUILD:-$tree/build}" 2>/dev/null && pwd) || { echo "no bundle, and no build tree at ${FM_BUILD:-$tree/build}" >&2; exit 99; }
-    finemesh=$build/finemesh mpiexec=${MPIEXEC:-mpiexec} mesh_model=$build/tests/mesh/mesh_model ops_parity=$build/tests/gpu/ops_parity
+    # programs look for the module beside themselves: as installed, under OUT
+    mkdir -p "$out/root/bin" "$out/root/lib/finemesh"
+    for program in finemesh tests/mesh/mesh_model tests/gpu/ops_parity; do
+        cp -L "$build/$(dirname "$program")/.libs/$(basename "$program")" "$out/root/bin/" || exit 99
+    done
+    module=${FM_GPU_MODULE:-$build/.libs/finemesh_cuda.so}
+    ln -sf "$module" "$out/root/lib/finemesh/finemesh_cuda.so"
+    LD_LIBRARY_PATH=$build/.libs${LD_LIBRARY_PATH:+:$LD_LIBRARY_PATH}
+    export LD_LIBRARY_PATH
+    finemesh=$out/root/bin/finemesh mpiexec=${MPIEXEC:-mpiexec} mesh_model=$out/root/bin/mesh_model ops_parity=$out/root/bin/ops_parity
     shim=$build/tests/mesh/.libs/yield_shim.so
-    module=$build/.libs/finemesh_cuda.so kernels=$build/tests/cuda
+    kernels=$build/tests/cuda
     memcheck_target=$finemesh
 fi
 cd "$tree" || exit 99
@@ -110,7 +120,7 @@ check()
 # ---- is there a GPU ----
 "$finemesh" --version >"$out/version.log" 2>&1
 cat "$out/version.log"
-grep -q '^CUDA.*usable:' "$out/version.log" || { say "no usable GPU: $(grep '^CUDA' "$out/version.log")"; exit 77; }
+grep -q '^CUDA.*built, usable:' "$out/version.log" || { say "no usable GPU: $(grep '^CUDA' "$out/version.log")"; exit 77; }
 gpu=$(nvidia-smi --query-gpu=name,driver_version,memory.total --format=csv,noheader 2>/dev/null | head -n 1)
 say "# $(date -u +%Y-%m-%dT%H:%MZ)  ${gpu:-GPU unknown to nvidia-smi}  $(head -n 1 "$out/version.log")  $(grep '^CUDA' "$out/version.log")"
 env | grep -E '^(NVIDIA_TF32_OVERRIDE|CUBLAS_|CUDA_VISIBLE)' | sed 's/^/# /' | tee -a "$out/table.txt"

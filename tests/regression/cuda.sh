@@ -80,6 +80,20 @@ like_the_cpu()
     awk 'NR == 1 { a = $1 } NR == 2 { d = (a - $1) / a; if (d < 0) d = -d } END { exit !(NR == 2 && d < 1e-6) }' "$scratch/losses"
 }
 
+# gpu_run STATUS WORDS SETTING...: tests/gpu/run.sh over the doubles ends with that status, and its table says so.
+gpu_run()
+{
+    expected=$1 words=$2
+    shift 2
+    rm -rf "$scratch/results"
+    env LD_PRELOAD="$libraries/libcudart_double.so" LD_LIBRARY_PATH="$libraries" FM_GPU_MODULE="$libraries/finemesh_cuda.so" \
+        FM_BUILD="$build_dir" "$@" sh tests/gpu/run.sh "$scratch/results" >"$scratch/stdout" 2>&1
+    status=$?
+    cat "$scratch/stdout"
+    [ $status -eq "$expected" ] || { echo "exit status $status, $expected expected"; return 1; }
+    grep -q -e "$words" "$scratch/results/table.txt"
+}
+
 tap_check "--version names the GPU and NCCL" says 'NCCL .*: built, usable' 1 1
 tap_check "--version where no GPU is visible" says 'CUDA .*no GPU visible' 1 0
 tap_check "--version without a driver" without libcuda.so.1 says 'CUDA: built, not usable: there is no NVIDIA driver' 1 1
@@ -93,4 +107,7 @@ tap_check "a module of another build" with_module "$libraries/finemesh_cuda_othe
 echo "no module" >"$scratch/damaged.so"
 tap_check "a module that cannot be opened" with_module "$scratch/damaged.so" refused 'CUDA module cannot be opened' 1 1
 tap_check "a device too small for the run" with FM_DOUBLE_MEMORY_MIB=34 refused 'does not fit into memory' 1 1
+tap_check "tests/gpu/run.sh where there is no GPU" gpu_run 77 'no usable GPU' FM_DOUBLE_DEVICES=0
+tap_check "tests/gpu/run.sh, kernels" gpu_run 0 '^ok  *gpu_elementwise' 'FM_GPU_STEPS=gpu_[ew]*'
+tap_check "tests/gpu/run.sh, a device that fails" gpu_run 1 '^FAILED  *gpu_words' 'FM_GPU_STEPS=gpu_w*' FM_DOUBLE_FAIL=run@40=700
 tap_done
