@@ -2,6 +2,8 @@
 cuda_module_c = \
 	src/mesh/comm_nccl.h \
 	src/ops/attention_cuda.h src/ops/attention_mma_cuda.h \
+	src/ops/attention_cudnn.h \
+	src/ops/attention_fused_cuda.c src/ops/attention_fused_cuda.h \
 	src/ops/compute_cuda.c \
 	src/ops/cuda.h src/ops/cuda_kernel.h src/ops/cuda_mma.h \
 	src/ops/cuda_entry.c \
@@ -14,6 +16,8 @@ cuda_module_nccl = \
 	src/mesh/comm_nccl.c \
 	src/mesh/nccl_library.c src/mesh/nccl_library.h \
 	src/mesh/own_gpu.c src/mesh/own_gpu.h
+# where the headers of cuDNN and of its C++ frontend are
+cuda_module_cudnn = src/ops/attention_cudnn.cpp
 cuda_module_cu = \
 	src/ops/attention_cuda.cu \
 	src/ops/attention_mma_backward_cuda.cu \
@@ -26,7 +30,7 @@ cuda_module_cu = \
 	src/ops/norm_cuda.cu \
 	src/ops/optimizer_cuda.cu \
 	src/ops/rope_cuda.cu
-EXTRA_DIST += $(cuda_module_c) $(cuda_module_nccl) $(cuda_module_cu)
+EXTRA_DIST += $(cuda_module_c) $(cuda_module_nccl) $(cuda_module_cudnn) $(cuda_module_cu)
 
 if CUDA
 pkglib_LTLIBRARIES = finemesh_cuda.la
@@ -37,6 +41,16 @@ finemesh_cuda_la_LIBADD = libfinemesh.la $(CUDA_LIBS) -lstdc++
 if NCCL
 finemesh_cuda_la_SOURCES += $(cuda_module_nccl)
 finemesh_cuda_la_CPPFLAGS += -DFM_WITH_NCCL
+endif
+# A library of its own, for flags of its own: the frontend is 100,000 lines of templates that only make plans, so -O1 is enough; at -O2 it
+# takes three times the time and twice the memory.
+if CUDNN
+noinst_LTLIBRARIES = libfinemesh_cudnn.la
+libfinemesh_cudnn_la_SOURCES = $(cuda_module_cudnn)
+libfinemesh_cudnn_la_CPPFLAGS = $(AM_CPPFLAGS) $(CUDNN_CPPFLAGS) $(CUDA_CPPFLAGS)
+libfinemesh_cudnn_la_CXXFLAGS = -std=c++17 $(CXX_WARN_CFLAGS) -O1
+finemesh_cuda_la_LIBADD += libfinemesh_cudnn.la
+finemesh_cuda_la_CPPFLAGS += -DFM_WITH_CUDNN
 endif
 
 SUFFIXES = .cu

@@ -49,6 +49,7 @@ static int open_gpu(fm_assembly *a, int count)
 {
     const fm_cuda_options options = {
         .ordinal = a->rank_of_node % count, .deterministic = a->job.deterministic, .threads = choose_threads(a),
+        .own_attention = a->job.device.own_attention,
     };
     FM_TRY(a->cuda->open(&a->device, &options));
     a->ranks_of_device = (a->ranks_of_node + count - 1) / count;
@@ -163,5 +164,11 @@ void fm_print_gpu_version(void)
     } else {
         fm_log_print("NCCL %d.%d: built, usable: %d.%d found\n", built / 10000, built % 10000 / 100, found / 10000, found % 10000 / 100);
     }
-    fm_log_print("cuDNN: not built\n");
+    if (module->cudnn_version == NULL) {
+        fm_log_print("cuDNN: not built\n");
+    } else if (module->cudnn_version(&built, &found) < 0 || found == 0) {
+        fm_log_print("cuDNN %d.%d: built, not usable: libcudnn.so.9 was not found\n", built / 10000, built / 100 % 100);
+    } else {
+        fm_log_print("cuDNN %d.%d: built, usable: %d.%d found\n", built / 10000, built / 100 % 100, found / 10000, found / 100 % 100);
+    }
 }

@@ -224,7 +224,7 @@ fm_attention_args fm_block_attention_args(const fm_block *b, int64_t window)
         .dtype = b->dtype, .B = b->batch.B, .Tq = b->batch.T, .Tk = b->batch.T, .q_row = b->batch.T, .k_row = b->batch.T,
         .H = d->H, .K = d->K, .D = d->D, .ldq = d->Q, .ldk = d->Q, .ldo = (int64_t)d->H * d->D, .scale = d->scale, .window = window,
         .q_position = b->batch.position, .q_document = b->batch.document,
-        .k_position = b->batch.row_position, .k_document = b->batch.row_document,
+        .k_position = b->batch.row_position, .k_document = b->batch.row_document, .plain = b->batch.plain,
     };
 }
 

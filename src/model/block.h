@@ -69,6 +69,7 @@ typedef struct {
     int B;                             /* batch rows */
     int64_t T;                         /* tokens of a batch row on this rank */
     const int32_t *position, *document;    /* [B, T] */
+    bool plain;                        /* every row is one document without padding, all of it on this rank */
     int64_t row_T;
     const int32_t *row_position, *row_document;   /* [B, row_T] of the whole row: the keys under cp */
     const float *cos, *sin;            /* [positions, rotary_dim / 2] */

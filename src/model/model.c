@@ -509,10 +509,26 @@ int fm_model_select(fm_model *m, const fm_slot *slot)
     FM_TRY(fill_rope(m, slot->padded_T));
     fm_region_plan(&m->block.region, slot->B * slot->T);
     m->block.batch = (fm_block_batch){
-        .B = slot->B, .T = slot->T, .position = slot->position, .document = slot->document, .row_T = slot->row_T,
+        .B = slot->B, .T = slot->T, .position = slot->position, .document = slot->document, .plain = slot->plain, .row_T = slot->row_T,
         .row_position = slot->row_position, .row_document = slot->row_document, .cos = m->cos, .sin = m->sin,
     };
     return FM_OK;
+}
+
+/* Whether every row is one document whose positions rise by 1, on this rank alone. */
+static bool is_plain(const fm_model *m, const fm_microbatch *batch)
+{
+    if (m->block.context != NULL) {
+        return false;                  /* cut by cp */
+    }
+    for (int64_t i = 0; i < batch->B * batch->T; i++) {
+        const bool first = i % batch->T == 0;
+        if (batch->document[i] < 0 || (!first && (batch->document[i] != batch->document[i - 1]
+                                                  || batch->position[i] != batch->position[i - 1] + 1))) {
+            return false;
+        }
+    }
+    return true;
 }
 
 int fm_model_begin(fm_model *m, fm_slot *slot, const fm_chunk *chunk, const fm_microbatch *batch)
@@ -524,6 +540,7 @@ int fm_model_begin(fm_model *m, fm_slot *slot, const fm_chunk *chunk, const fm_m
     slot->T = batch->T;
     slot->padded_T = batch->padded_T;
     slot->row_T = batch->row_T;
+    slot->plain = is_plain(m, batch);
     slot->with_gradients = m->setup.trains && !batch->only_loss;
     int32_t *const rows = fm_alloc_array(2 * N, sizeof *rows, FM_MEMORY_HOST);
     if (rows == NULL) {

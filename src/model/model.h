@@ -60,6 +60,7 @@ typedef struct {
 typedef struct {
     int B;
     int64_t T, padded_T, row_T;
+    bool plain;                        /* every row is one document without padding, all of it on this rank */
     bool with_gradients;               /* the model trains, and this is no validation */
     int32_t *ids, *labels, *position, *document;   /* on the device */
     int32_t *row_position, *row_document;

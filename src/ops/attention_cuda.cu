@@ -118,6 +118,18 @@ __global__ void __launch_bounds__(FIND_THREADS) gather_stats(const __grid_consta
     }
 }
 
+/* lse [B, q_row, H] from stats [B, H, Tq], or stats from lse. */
+__global__ void __launch_bounds__(FIND_THREADS) order_lse(float *lse, float *stats, const fm_attention_args args, bool to_tokens)
+{
+    const int64_t n = args.B * args.Tq * args.H;
+    for (int64_t i = (int64_t)blockIdx.x * FIND_THREADS + threadIdx.x; i < n; i += (int64_t)gridDim.x * FIND_THREADS) {
+        const int64_t head = i % args.H, query = i / args.H % args.Tq, batch = i / args.H / args.Tq;
+        float *const of_token = lse + (batch * args.q_row + query) * args.H + head;
+        float *const of_head = stats + (batch * args.H + head) * args.Tq + query;
+        *(to_tokens ? of_token : of_head) = *(to_tokens ? of_head : of_token);
+    }
+}
+
 /* ---- delta ---- */
 
 /* A group of lanes has one query and head. V: numbers of an access. */
@@ -242,4 +254,11 @@ int fm_cuda_attention_backward(fm_compute *compute, void *dq, void *dk, void *dv
     return is_regular(args, pointers, 7) && fm_attention_mma_backward_takes(compute, args)
                ? fm_attention_mma_backward(compute, &call, &to, q, k, v)
                : fm_attention_plain_backward(compute, &call, &to, q, k, v);
+}
+
+int fm_cuda_attention_order_lse(fm_compute *compute, float *lse, float *stats, const fm_attention_args *args, bool to_tokens)
+{
+    const int64_t items = args->B * args->Tq * args->H;
+    return items == 0 ? FM_OK : fm_launch("attention's lse", order_lse, dim3(fm_blocks(items, FIND_THREADS)), dim3(FIND_THREADS), 0,
+                                          fm_cuda_of(compute->device)->stream, lse, stats, *args, to_tokens);
 }

@@ -48,6 +48,9 @@ typedef struct {
     int64_t window;                    /* 0: none */
     const int32_t *q_position, *q_document;   /* [B, q_row] */
     const int32_t *k_position, *k_document;   /* [B, k_row] */
+    bool plain;                        /* known before: every batch row is one document, its Tq = Tk queries are its keys, and query t
+                                        * stands at key t. The arrays above say the same */
+    const void *out;                   /* backward: the result whose gradient dout is, strides as dout; NULL: not at hand */
 } fm_attention_args;
 
 typedef struct {

@@ -44,6 +44,8 @@ int fm_cuda_attention_delta(fm_compute *compute, float *delta, const void *dout,
 int fm_cuda_attention_backward(fm_compute *compute, void *dq, void *dk, void *dv, enum fm_dtype grad_dtype, const void *dout,
                                const float *lse, const float *delta, const void *q, const void *k, const void *v,
                                const fm_attention_args *args, bool add);
+/* lse [B, q_row, H] = stats [B, H, Tq] in the order of tokens (to_tokens), or stats = lse in the order of heads. */
+int fm_cuda_attention_order_lse(fm_compute *compute, float *lse, float *stats, const fm_attention_args *args, bool to_tokens);
 
 /* embedding_cuda.cu */
 int fm_cuda_embedding(fm_compute *compute, void *x, const int32_t *ids, const void *w, int64_t start, int64_t count, bool keep,

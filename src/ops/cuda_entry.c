@@ -1,6 +1,7 @@
 /* The one function that the CUDA module exports. */
 #include <stdio.h>
 
+#include "ops/attention_cudnn.h"
 #include "ops/cuda.h"
 #include "ops/cuda_module.h"
 #include "tensor/cuda.h"
@@ -13,6 +14,13 @@ static int describe(char *out, size_t out_bytes, int ordinal)
     return FM_OK;
 }
 
+#ifdef FM_WITH_CUDNN
+static int cudnn_version(int *built, int *found)
+{
+    return fm_cudnn.version(built, found);
+}
+#endif
+
 static const fm_cuda_module module = {
     .abi = FM_CUDA_ABI,
     .toolkit = CUDART_VERSION,
@@ -20,6 +28,9 @@ static const fm_cuda_module module = {
     .describe = describe,
     .open = fm_cuda_open,
     .ops = &fm_cuda_ops,
+#ifdef FM_WITH_CUDNN
+    .cudnn_version = cudnn_version,
+#endif
 #ifdef FM_WITH_NCCL
     .nccl_version = fm_nccl_version,
     .nccl_open = fm_nccl_open,

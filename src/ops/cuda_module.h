@@ -7,7 +7,7 @@
 #include "tensor/device_cuda.h"
 
 /* Changes with every change of a struct or table that the module shares with the library. */
-enum { FM_CUDA_ABI = 2 };
+enum { FM_CUDA_ABI = 3 };
 
 typedef struct {
     int abi;                           /* FM_CUDA_ABI of the module */
@@ -17,6 +17,7 @@ typedef struct {
     int (*describe)(char *out, size_t out_bytes, int ordinal);
     int (*open)(fm_device **out, const fm_cuda_options *options);
     const fm_ops *ops;
+    int (*cudnn_version)(int *built, int *found);   /* of fm_fused_library; NULL: built without cuDNN */
     /* comm_nccl.h; nccl_open NULL: built without NCCL */
     int (*nccl_version)(int *built, int *found);
     int (*nccl_open)(fm_nccl **out, fm_comm *world, fm_device *device);

@@ -144,7 +144,7 @@ int fm_context_reserve(fm_context *context, const fm_attention_args *args)
 
 static int begin_call(call *c, fm_context *context, fm_compute *compute, const fm_attention_args *args)
 {
-    FM_ASSERT(args->Tq == args->Tk && args->q_row == args->Tq && args->k_row == args->Tk && args->Tq % 2 == 0);
+    FM_ASSERT(args->Tq == args->Tk && args->q_row == args->Tq && args->k_row == args->Tk && args->Tq % 2 == 0 && !args->plain);
     FM_TRY(fm_context_reserve(context, args));
     *c = (call){ .context = context, .compute = compute, .args = args, .chunk = args->Tq / 2, .row = args->Tq * context->ranks,
                  .width = 2 * (int64_t)args->K * args->D };
@@ -521,7 +521,9 @@ int fm_context_attention_backward(fm_context *context, fm_compute *compute, void
 {
     FM_TRY(compute->ops->attention_delta(compute, delta, dout, out, args));
     if (context == NULL) {
-        return compute->ops->attention_backward(compute, dq, dk, dv, args->dtype, dout, lse, delta, q, k, v, args, false);
+        fm_attention_args with_out = *args;
+        with_out.out = out;
+        return compute->ops->attention_backward(compute, dq, dk, dv, args->dtype, dout, lse, delta, q, k, v, &with_out, false);
     }
     const operands in = { .q = q, .dout = dout, .backward_lse = lse, .delta = delta };
     call c;

@@ -26,6 +26,7 @@ typedef struct {
     int capability;                    /* compute capability, 90 for 9.0 */
     size_t shared_bytes;               /* dynamic shared memory that a block may ask for */
     bool deterministic;                /* job.deterministic: no algorithm whose sums change order */
+    bool own_attention;                /* attention by the module's kernels alone */
     cudaStream_t stream;
     fm_cuda_pool *pool;
     void *staging;                     /* pinned: copies between host and device pass through it */

@@ -455,6 +455,7 @@ int fm_cuda_open(fm_device **out, const fm_cuda_options *options)
     }
     cuda->ordinal = options->ordinal;
     cuda->deterministic = options->deterministic;
+    cuda->own_attention = options->own_attention;
     *device = (fm_device){ .table = &cuda_table, .threads = options->threads, .state = cuda };
     const int rc = open_state(cuda);
     if (rc < 0) {

@@ -8,6 +8,7 @@
 typedef struct {
     int ordinal;                       /* which of the devices that this process sees */
     bool deterministic;                /* job.deterministic */
+    bool own_attention;                /* no library's attention: for tests and benchmarks that compare */
     int threads;                       /* OpenMP threads of the rank's own work on the host */
 } fm_cuda_options;
 

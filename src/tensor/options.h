@@ -19,6 +19,7 @@ enum fm_device_type { FM_DEVICE_TYPE_AUTO, FM_DEVICE_TYPE_CPU, FM_DEVICE_TYPE_CU
 typedef struct {
     enum fm_device_type type;
     int threads;                       /* OpenMP threads a rank; 0: cores / ranks of the node */
+    bool own_attention;                /* no key: `finemesh bench --own-attention` */
 } fm_device_options;
 
 #endif

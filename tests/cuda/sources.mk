@@ -15,6 +15,7 @@ kernel_sources = \
 	tests/cuda/kernels/rope_cuda.cpp
 kernel_tests = \
 	tests/cuda/test_attention_cuda \
+	tests/cuda/test_attention_fused \
 	tests/cuda/test_elementwise \
 	tests/cuda/test_on_host \
 	tests/cuda/test_rows \
@@ -44,6 +45,10 @@ kernel_ldadd = tests/cuda/libkernels.la $(LDADD) -lstdc++ -lpthread
 tests_cuda_test_attention_cuda_CPPFLAGS = $(kernel_cppflags)
 tests_cuda_test_attention_cuda_CFLAGS = $(kernel_cflags)
 tests_cuda_test_attention_cuda_LDADD = $(kernel_ldadd)
+tests_cuda_test_attention_fused_SOURCES = tests/cuda/test_attention_fused.c src/ops/attention_fused_cuda.c
+tests_cuda_test_attention_fused_CPPFLAGS = $(kernel_cppflags)
+tests_cuda_test_attention_fused_CFLAGS = $(kernel_cflags)
+tests_cuda_test_attention_fused_LDADD = $(kernel_ldadd)
 tests_cuda_test_elementwise_CPPFLAGS = $(kernel_cppflags)
 tests_cuda_test_elementwise_CFLAGS = $(kernel_cflags)
 tests_cuda_test_elementwise_LDADD = $(kernel_ldadd)

@@ -1,5 +1,5 @@
-/* Every operation of a device against the CPU's:  ops_parity cuda|cpu
- * A line an operation and shape: relative L2 error of what it wrote, and what is allowed. Exit status 0, 1 (an operation is wrong), 77 (there
+/* Every operation of a device against the CPU's:  ops_parity cuda|cpu [own-attention]
+ * own-attention: by the module's kernels, where cuDNN would do it. A line an operation and shape: relative L2 error of what it wrote, and what is allowed. Exit status 0, 1 (an operation is wrong), 77 (there
  * is no such device; says why). `cpu` compares the CPU with itself: whether this program is right. */
 #include <math.h>
 #include <stdio.h>
@@ -295,7 +295,8 @@ static void one_attention(lab *l, enum fm_dtype d, const attention_shape *shape)
         const fm_attention_args args = {
             .dtype = d, .B = B, .Tq = T, .Tk = T, .q_row = T, .k_row = T, .H = shape->H, .K = shape->K, .D = shape->D, .ldq = ld, .ldk = ld,
             .ldo = q, .scale = 1.0f / sqrtf((float)shape->D), .window = shape->window, .q_position = position->on[s],
-            .q_document = document->on[s], .k_position = position->on[s], .k_document = document->on[s],
+            .q_document = document->on[s], .k_position = position->on[s], .k_document = document->on[s], .plain = !shape->packed,
+            .out = out->on[s],
         };
         const char *const in = qkv->on[s];
         char *const to = dqkv->on[s];
@@ -405,7 +406,7 @@ static void memory(lab *l, enum fm_dtype d)
 
 /* ---- the program ---- */
 
-static int open_device(lab *l, const char *name)
+static int open_device(lab *l, const char *name, bool own_attention)
 {
     const fm_cuda_module *module;
     int n = 0;
@@ -420,7 +421,7 @@ static int open_device(lab *l, const char *name)
     if (n == 0) {
         return fm_fail(FM_ERR_DEVICE, "there is no GPU");
     }
-    const fm_cuda_options options = { .threads = l->device[0]->threads };
+    const fm_cuda_options options = { .threads = l->device[0]->threads, .own_attention = own_attention };
     FM_TRY(module->open(&l->device[1], &options));
     return fm_compute_new(&l->compute[1], l->device[1], module->ops);
 }
@@ -430,11 +431,12 @@ int main(int argc, char **argv)
     static const enum fm_dtype dtypes[] = { FM_F32, FM_BF16, FM_F16 };
     static lab l;
     void (*const groups[])(lab *, enum fm_dtype) = { memory, gemms, elementwise, norms, ropes, attentions, words, updates };
-    if (argc != 2 || (strcmp(argv[1], "cpu") != 0 && strcmp(argv[1], "cuda") != 0)) {
-        fprintf(stderr, "usage: ops_parity cuda|cpu\n");
+    const bool own_attention = argc == 3 && strcmp(argv[2], "own-attention") == 0;
+    if (argc != 2 + own_attention || (strcmp(argv[1], "cpu") != 0 && strcmp(argv[1], "cuda") != 0)) {
+        fprintf(stderr, "usage: ops_parity cuda|cpu [own-attention]\n");
         return 99;
     }
-    if (open_device(&l, argv[1]) < 0) {
+    if (open_device(&l, argv[1], own_attention) < 0) {
         printf("ops_parity: skipped: %s\n", fm_error_message());
         return 77;
     }

@@ -11,7 +11,8 @@
  *     FM_DOUBLE_MEMORY_MIB   of each device [4096]
  *     FM_DOUBLE_FAIL      CALL@N=CODE: the N-th call of a function fails so; `run@N=700`: the N-th queued operation does
  *     FM_DOUBLE_RANK      the only rank that fails so
- *     FM_DOUBLE_PROTECT   1: device memory faults when the host touches it outside the queues */
+ *     FM_DOUBLE_CUDNN     the version of cuDNN that is found, 92600 for 9.26.0 [0: none]; more settings in cudnn.c
+    FM_DOUBLE_PROTECT   1: device memory faults when the host touches it outside the queues */
 #ifndef TESTS_CUDA_DOUBLE_CUDA_DOUBLE_H
 #define TESTS_CUDA_DOUBLE_CUDA_DOUBLE_H
 

@@ -37,8 +37,8 @@ tests_cuda_double_libnccl_la_LIBADD = tests/cuda/double/libcudart_double.la -lm
 if HAVE_CXX17
 check_LTLIBRARIES += tests/cuda/double/finemesh_cuda.la
 endif
-tests_cuda_double_finemesh_cuda_la_SOURCES = $(cuda_module_c) $(cuda_module_nccl) $(kernel_sources)
-tests_cuda_double_finemesh_cuda_la_CPPFLAGS = $(AM_CPPFLAGS) $(double_cppflags) -DFM_WITH_NCCL
+tests_cuda_double_finemesh_cuda_la_SOURCES = $(cuda_module_c) $(cuda_module_nccl) $(kernel_sources) tests/cuda/double/cudnn.c
+tests_cuda_double_finemesh_cuda_la_CPPFLAGS = $(AM_CPPFLAGS) $(double_cppflags) -DFM_WITH_NCCL -DFM_WITH_CUDNN
 tests_cuda_double_finemesh_cuda_la_CXXFLAGS = -std=c++17 -O2 $(CXX_WARN_CFLAGS) $(SANITIZE_CFLAGS)
 tests_cuda_double_finemesh_cuda_la_LDFLAGS = -module -avoid-version -shared -no-undefined -export-symbols-regex '^fm_cuda_entry$$' \
 	-rpath /nowhere
