@@ -38,5 +38,6 @@ AS_IF([test "$fm_cuda" != no && test "$with_cudnn" != no && test "$with_cudnn_fr
 AS_CASE([$with_cudnn:$with_cudnn_frontend:$fm_cudnn], [auto:auto:no|no:*:no|auto:no:no], [],
   [*:no], [AC_MSG_ERROR([--with-cudnn=$with_cudnn --with-cudnn-frontend=$with_cudnn_frontend: no cudnn_version.h of 9.10 or later, no cudnn_frontend.h of 1.14 or later, or no CUDA])])
 AC_SUBST([CUDNN_CPPFLAGS])
+AC_SUBST([fm_cudnn])
 AM_CONDITIONAL([CUDNN], [test "$fm_cudnn" != no])
 ])

@@ -72,13 +72,18 @@ run_ranks()
 has_double() { [ -e "$build_dir/tests/cuda/double/.libs/finemesh_cuda.so" ]; }
 
 # run_double N ORDER PROGRAM ARGS...: the same with the CUDA module over the doubles (tests/cuda/double): a copy of the program in a bin/ that
-# has the module in ../lib/finemesh. ORDER is that of streams, early, late or a number; /1 behind it: one GPU for all ranks, not one each.
+# has the module in ../lib/finemesh. ORDER is that of streams, early, late or a number; /1 behind it: one GPU for all ranks, not one each;
+# +cudnn behind all: cuDNN is found.
 # Device memory is closed to the host. $double_module: another module; $double_front: a folder of libraries before the doubles. 77 where the
 # module was not built.
 run_double()
 {
-    double_n=$1 double_order=${2%/*} double_gpus=$1 double_program=$3 double_libs=$build_dir/tests/cuda/double/.libs
-    [ "$double_order" = "$2" ] || double_gpus=${2#*/}
+    double_n=$1 double_order=${2%+cudnn} double_gpus=$1 double_program=$3 double_libs=$build_dir/tests/cuda/double/.libs
+    double_cudnn=${FM_DOUBLE_CUDNN:-0}
+    [ "$double_order" = "$2" ] || double_cudnn=92600
+    case $double_order in
+    */*) double_gpus=${double_order#*/} double_order=${double_order%/*} ;;
+    esac
     shift 3
     has_double || { echo "the CUDA module was not built over the doubles: no C++17 compiler"; return 77; }
     mkdir -p "$scratch/root/bin" "$scratch/root/lib/finemesh"
@@ -88,5 +93,5 @@ run_double()
     [ "$double_n" -le "$n_cores" ] || double_preload="$build_dir/tests/mesh/.libs/yield_shim.so $double_preload"
     timeout "$FM_TEST_SECONDS" "$MPIEXEC" -n "$double_n" -genv LD_PRELOAD "$double_preload" \
         -genv LD_LIBRARY_PATH "${double_front:+$double_front:}$double_libs:$build_dir/.libs:${LD_LIBRARY_PATH-}" -genv FM_DOUBLE_DEVICES "$double_gpus" \
-        -genv FM_DOUBLE_STREAMS "$double_order" -genv FM_DOUBLE_PROTECT 1 "$scratch/root/bin/$(basename "$double_program")" "$@" </dev/null
+        -genv FM_DOUBLE_STREAMS "$double_order" -genv FM_DOUBLE_CUDNN "$double_cudnn" -genv FM_DOUBLE_PROTECT 1 "$scratch/root/bin/$(basename "$double_program")" "$@" </dev/null
 }

@@ -142,8 +142,8 @@ LDADD = libfinemesh.la $(CMOCKA_LIBS) $(JANSSON_LIBS) $(HDF5_LIBS) $(GEMM_LIBS)
 AM_TESTS_ENVIRONMENT = \
 	srcdir='$(srcdir)'; top_builddir='$(top_builddir)'; MPIEXEC='$(MPIEXEC)'; FM_CC='$(CC)'; FM_SANITIZE='$(SANITIZE_CFLAGS)'; \
 	FM_CPPFLAGS='-D_GNU_SOURCE -I. -I$(srcdir)/include -I$(srcdir)/src $(CPPFLAGS) $(HDF5_CFLAGS) $(JANSSON_CFLAGS) $(PCRE2_CFLAGS)'; \
-	FM_NVCC='$(NVCC)'; FM_CXX17='$(have_cxx17)'; \
-	export srcdir top_builddir MPIEXEC FM_CC FM_CPPFLAGS FM_SANITIZE FM_NVCC FM_CXX17;
+	FM_NVCC='$(NVCC)'; FM_CXX17='$(have_cxx17)'; FM_CUDNN='$(fm_cudnn)'; \
+	export srcdir top_builddir MPIEXEC FM_CC FM_CPPFLAGS FM_SANITIZE FM_NVCC FM_CXX17 FM_CUDNN;
 
 # make check-all: the long lists too.
 check-all:

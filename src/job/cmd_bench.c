@@ -18,6 +18,7 @@ enum { MOST_STEPS = 1000000 };
 
 typedef struct {
     fm_bench_options steps;
+    bool own_attention;
     const char *json;                  /* NULL: bench.json in the output directory */
     int argc;                          /* what is left: JOB.ini and overrides */
     char **argv;                       /* [argc]; the words are borrowed */
@@ -96,8 +97,11 @@ static int parse_arguments(arguments *out, int argc, char **argv)
         if (strcmp(argv[i], "--json") == 0 && value != NULL) {
             out->json = value;
             i++;
+        } else if (strcmp(argv[i], "--own-attention") == 0) {
+            out->own_attention = true;
         } else if (strncmp(argv[i], "--", 2) == 0) {
-            return fm_fail(FM_ERR_JOB, "finemesh bench: %s; the options are --steps N, --warmup N, --split N and --json FILE", argv[i]);
+            return fm_fail(FM_ERR_JOB, "finemesh bench: %s; the options are --steps N, --warmup N, --split N, --own-attention and "
+                           "--json FILE", argv[i]);
         } else {
             out->argv[out->argc++] = argv[i];
         }
@@ -164,6 +168,7 @@ static int prepare(bench *b, const fm_launch *launch, int argc, char **argv)
     FM_TRY(fm_slurm_check_ranks(launch->n_ranks, true));
     FM_TRY(parse_arguments(&b->arguments, argc, argv));
     FM_TRY(fm_assemble_job(a, launch, b->arguments.argc, b->arguments.argv, false));
+    a->job.device.own_attention = b->arguments.own_attention;
     FM_TRY(fm_comm_agree(launch->world, check(b)));
     FM_TRY(fm_assemble_shape(a, false));
     FM_TRY(fm_assemble_config(a));

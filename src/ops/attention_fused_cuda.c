@@ -19,6 +19,7 @@ typedef struct {
 struct fm_cuda_fused {
     fm_device *device;
     const fm_fused_library *library;
+    int version;                       /* of the library */
     void *state;                       /* the library's own; NULL: not open */
     bool tried, told;                  /* to open it; that something was refused */
     entry plans[MOST_PLANS];
@@ -28,8 +29,9 @@ struct fm_cuda_fused {
 int fm_cuda_fused_new(fm_cuda_fused **out, fm_device *device, const fm_fused_library *library)
 {
     const fm_cuda *const cuda = fm_cuda_of(device);
+    int built, found = 0;
     *out = NULL;
-    if (library == NULL || cuda->deterministic || cuda->own_attention) {
+    if (library == NULL || cuda->deterministic || cuda->own_attention || library->version(&built, &found) < 0 || found == 0) {
         return FM_OK;
     }
     fm_cuda_fused *const fused = fm_alloc(sizeof *fused, FM_MEMORY_HOST);
@@ -38,6 +40,7 @@ int fm_cuda_fused_new(fm_cuda_fused **out, fm_device *device, const fm_fused_lib
     }
     fused->device = device;
     fused->library = library;
+    fused->version = found;
     *out = fused;
     return FM_OK;
 }
@@ -94,17 +97,17 @@ static fm_fused_shape shape_of(const fm_attention_args *a, bool backward)
 
 /* ---- plans ---- */
 
-/* The library, opened when it is first wanted; false: there is none. */
+/* The library, opened when it is first wanted; false: it cannot be. */
 static bool is_open(fm_cuda_fused *fused)
 {
     if (!fused->tried) {
-        int built, found;
+        const int version = fused->version;
         fused->tried = true;
         if (fused->library->open(&fused->state, fused->device) < 0) {
             fm_log_print("# attention: finemesh's own kernels, as %s cannot be used: %s\n", fused->library->name, fm_error_message());
-        } else if (fused->library->version(&built, &found) == FM_OK) {
-            fm_log_print("# attention: %s %d.%d.%d for rows of one document\n", fused->library->name, found / 10000, found / 100 % 100,
-                         found % 100);
+        } else {
+            fm_log_print("# attention: %s %d.%d.%d for rows of one document\n", fused->library->name, version / 10000,
+                         version / 100 % 100, version % 100);
         }
     }
     return fused->state != NULL;
@@ -207,7 +210,7 @@ int fm_cuda_fused_attention_backward(bool *done, fm_cuda_fused *fused, fm_comput
 }
 
 /* The backward pass is the largest: dq in fp32, dk and dv for every query head in the dtype, as cuDNN does it on sm_90. */
-size_t fm_cuda_fused_workspace_bytes(const fm_cuda_fused *fused, int64_t N, int64_t C)
+size_t fm_cuda_fused_workspace_bytes(const fm_cuda_fused *fused, enum fm_dtype dtype, int64_t N, int64_t C)
 {
-    return fused == NULL ? 0 : (size_t)(N * C) * (sizeof(float) + 2 * sizeof(uint16_t));
+    return fused == NULL || dtype == FM_F32 ? 0 : (size_t)(N * C) * (sizeof(float) + 2 * sizeof(uint16_t));
 }

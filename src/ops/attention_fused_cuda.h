@@ -10,8 +10,9 @@
 
 typedef struct fm_cuda_fused fm_cuda_fused;
 
-/* Makes the choice for a device; *out is NULL, which chooses the kernels for every call, where the library is NULL (not built), or the
- * device is deterministic, which a fused backward pass is not, or is to use the kernels alone. Free with fm_cuda_fused_destroy. */
+/* Makes the choice for a device; *out is NULL, which chooses the kernels for every call, where the library is NULL (not built) or not
+ * found, or the device is deterministic, which a fused backward pass is not, or is to use the kernels alone. Free with
+ * fm_cuda_fused_destroy. */
 int fm_cuda_fused_new(fm_cuda_fused **out, fm_device *device, const fm_fused_library *library);
 void fm_cuda_fused_destroy(fm_cuda_fused *fused);
 
@@ -22,7 +23,7 @@ int fm_cuda_fused_attention_backward(bool *done, fm_cuda_fused *fused, fm_comput
                                      enum fm_dtype grad_dtype, const void *dout, const float *lse, const void *q, const void *k,
                                      const void *v, const fm_attention_args *args, bool add);
 
-/* An estimate of what the library's calls take: N tokens, rows of C numbers. */
-size_t fm_cuda_fused_workspace_bytes(const fm_cuda_fused *fused, int64_t N, int64_t C);
+/* An estimate of what the library's calls take: N tokens, rows of C numbers of a dtype. */
+size_t fm_cuda_fused_workspace_bytes(const fm_cuda_fused *fused, enum fm_dtype dtype, int64_t N, int64_t C);
 
 #endif

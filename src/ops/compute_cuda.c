@@ -70,7 +70,7 @@ static size_t cuda_workspace_bytes(const fm_compute *compute, enum fm_dtype dtyp
 {
     const size_t columns = (size_t)fm_cuda_of(compute->device)->multiprocessors * (size_t)(C > 2 * F ? C : 2 * F) * sizeof(float);
     const cuda_state *const state = compute->state;
-    const size_t own = 2 * (size_t)(N * KD) * sizeof(float), fused = fm_cuda_fused_workspace_bytes(state->fused, N, C);
+    const size_t own = 2 * (size_t)(N * KD) * sizeof(float), fused = fm_cuda_fused_workspace_bytes(state->fused, dtype, N, C);
     const size_t attention = own > fused ? own : fused;
     return columns > attention ? columns : attention;
 }

@@ -2,7 +2,7 @@
 # Kernels for a GPU: each compiles without a warning and without spilling registers to memory. Whether their form on the host was built.
 # Attention on tensor cores fills the registers with sums by design: some addresses, at most 48 bytes a thread, may stand in memory.
 . "$srcdir/tests/lib.sh"
-: "${FM_NVCC=}" "${FM_CXX17:?}"
+: "${FM_NVCC=}" "${FM_CXX17:?}" "${FM_CUDNN:?}"
 
 # compiles FILE: for sm_90, with all that nvcc, the host's compiler and ptxas have to say as errors.
 compiles()
@@ -25,6 +25,11 @@ if [ "$FM_CXX17" = yes ]; then
     tap_ok "kernels on the host are tested by programs of their own"
 else
     tap_skip "kernels on the host" "there is no C++17 compiler"
+fi
+if [ "$FM_CUDNN" = no ]; then
+    tap_skip "src/ops/attention_cudnn.cpp compiles" "configure found no headers of cuDNN and its frontend"
+else
+    tap_check "src/ops/attention_cudnn.cpp was compiled: cuDNN $FM_CUDNN" test -s "$build_dir/libfinemesh_cudnn.la"
 fi
 for file in $(sed -n 's/.*"\(ops\/.*_cuda.cu\)".*/\1/p' "$source_dir"/tests/cuda/kernels/*_cuda.cpp); do
     if [ -n "$FM_NVCC" ]; then

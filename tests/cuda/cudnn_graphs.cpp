@@ -1,6 +1,6 @@
-/* The graphs of src/ops/attention_cudnn.cpp before cuDNN itself, without a GPU: the shapes that attention_fused_cuda.c gives it must pass
- * cuDNN's checks for three generations of GPUs, and where there is a driver (a GPU is not needed) it must have kernels for them; shapes that
- * are not given must be refused. A line a graph. Exit status 0, 1, or 77 where there is no usable libcudnn.so.9. */
+/* The graphs of src/ops/attention_cudnn.cpp before cuDNN itself, without a GPU: the shapes that attention_fused_cuda.c gives it must
+ * pass cuDNN's checks for three generations of GPUs, and where there is a driver (a GPU is not needed) it must have kernels for them;
+ * shapes that are not given must be refused. A line a graph. Exit status 0, 1, or 77 where there is no usable libcudnn.so.9. */
 #include "ops/attention_cudnn.cpp"
 
 #include <cstdio>
@@ -32,18 +32,18 @@ const sample samples[] = {
     { "groups that do not divide", false, 90, 2, 5, 2, 64, 256, 0, 0 },
 };
 
-/* A GPU as cuDNN describes one to itself: an A100, an H100 and a B200 in what matters to the choice of kernels. */
+/* A GPU as cuDNN describes one to itself, about an A100 or an H100 in what matters to the choice of kernels. */
 std::shared_ptr<fe::DeviceProperties> device_of(int capability)
 {
-    const int multiprocessors = capability == 80 ? 108 : capability == 90 ? 132 : 148, l2_mib = capability == 80 ? 40 : capability == 90 ? 50 : 126;
+    const bool is_ampere = capability == 80;
     const std::string text = "{\"maxGridSize\": [2147483647, 65535, 65535], \"maxBlockSize\": [1024, 1024, 64], \"regsPerBlock\": 65536, "
-                             "\"multiProcessorCount\": " + std::to_string(multiprocessors) + ", \"warpSize\": 32, "
+                             "\"multiProcessorCount\": " + std::to_string(is_ampere ? 108 : 132) + ", \"warpSize\": 32, "
                              "\"maxSharedMemoryPerBlock\": 49152, \"maxSharedMemoryPerBlockOptin\": "
-                             + std::to_string(capability == 80 ? 166912 : 232448) + ", \"reservedSharedMemoryPerBlock\": 1024, "
-                             "\"maxRegistersPerSM\": 65536, \"maxCtasPerSM\": 32, \"maxThreadsPerBlock\": 1024, \"maxThreadsPerSM\": 2048, "
-                             "\"pciDeviceId\": 0, \"isTccDriver\": 0, \"supportCoopLaunch\": 1, \"smClockRateKHz\": 1500000, "
-                             "\"memClockRateKHz\": 2000000, \"l2CacheSize\": " + std::to_string(l2_mib << 20) + ", \"deviceName\": \"GPU\", "
-                             "\"deviceVer\": " + std::to_string(capability * 10) + ", \"driverVer\": 13000, "
+                             + std::to_string(is_ampere ? 166912 : 232448) + ", \"reservedSharedMemoryPerBlock\": 1024, "
+                             "\"maxRegistersPerSM\": 65536, \"maxCtasPerSM\": 32, \"maxThreadsPerBlock\": 1024, "
+                             "\"maxThreadsPerSM\": 2048, \"pciDeviceId\": 0, \"isTccDriver\": 0, \"supportCoopLaunch\": 1, "
+                             "\"smClockRateKHz\": 1500000, \"memClockRateKHz\": 2000000, \"l2CacheSize\": 41943040, "
+                             "\"deviceName\": \"GPU\", \"deviceVer\": " + std::to_string(capability * 10) + ", \"driverVer\": 13000, "
                              "\"totalGlobalMem\": 80000000000, \"cudaDeviceId\": 0}";
     auto device = std::make_shared<fe::DeviceProperties>();
     const fe::error_t error = device->deserialize(std::vector<uint8_t>(text.begin(), text.end()));

@@ -63,6 +63,17 @@ tests_cuda_test_words_CPPFLAGS = $(kernel_cppflags)
 tests_cuda_test_words_CFLAGS = $(kernel_cflags)
 tests_cuda_test_words_LDADD = $(kernel_ldadd)
 
+# Our graphs before cuDNN itself, where its headers are.
+if CUDNN
+check_PROGRAMS += tests/cuda/cudnn_graphs
+TESTS += tests/cuda/cudnn_graphs
+endif
+tests_cuda_cudnn_graphs_SOURCES = tests/cuda/cudnn_graphs.cpp
+tests_cuda_cudnn_graphs_CPPFLAGS = $(AM_CPPFLAGS) $(CUDNN_CPPFLAGS) $(CUDA_CPPFLAGS)
+tests_cuda_cudnn_graphs_CXXFLAGS = -std=c++17 $(CXX_WARN_CFLAGS) -O0
+tests_cuda_cudnn_graphs_LDFLAGS = -R$(fm_cuda_lib)
+tests_cuda_cudnn_graphs_LDADD = libfinemesh.la -lstdc++
+
 # The same tests for a GPU, given the module's file: see README.md.
 gpu_tests = \
 	tests/cuda/gpu_elementwise \

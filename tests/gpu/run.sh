@@ -7,6 +7,8 @@
 # FM_ORACLE_PYTHON names (or python3 is) a Python with torch and transformers. One table; exit status 0 where every row is ok or skipped, 1
 # otherwise, 77 where there is no GPU.
 #
+# Where the module was built with cuDNN and libcudnn.so.9 is found (LD_LIBRARY_PATH), attention is checked and timed by it and by our own kernels.
+#
 # FM_GPU_MODULE: in a build tree, another module than the one built there (the one over the doubles of tests/cuda/double).
 # FM_GPU_SECONDS: time for everything (default 1500): what does not fit any more is skipped, and said to be. FM_GPU_STEPS: a pattern of rows.
 set -u
@@ -126,9 +128,18 @@ say "# $(date -u +%Y-%m-%dT%H:%MZ)  ${gpu:-GPU unknown to nvidia-smi}  $(head -n
 env | grep -E '^(NVIDIA_TF32_OVERRIDE|CUBLAS_|CUDA_VISIBLE)' | sed 's/^/# /' | tee -a "$out/table.txt"
 say "$(printf '# %-5s %-58s %7s  %s' "" "what" "took" "last line")"
 
+has_cudnn=no
+! grep -q '^cuDNN.*built, usable:' "$out/version.log" || has_cudnn=yes
+
 # ---- operations ----
 check ops 240 "$ops_parity" cuda
 ops_status=$?
+if [ $has_cudnn = yes ]; then
+    check ops-cudnn 20 grep '^# attention: cuDNN' "$out/ops.log"
+    check ops-own-attention 240 "$ops_parity" cuda own-attention
+else
+    row skipped ops-cudnn 0 "$(grep '^cuDNN' "$out/version.log")"
+fi
 for kernel_test in "$kernels"/gpu_*; do
     case $kernel_test in
     *'*' | */gpu_bandwidth* | *.o) ;;
@@ -155,6 +166,8 @@ models()
 }
 models model-f32 1 120 gradients all
 models model-bf16 1 120 gradients all model.dtype=bfloat16
+# rows one at a time are plain: for cuDNN, where it is
+models model-bf16-rows 1 120 gradients all model.dtype=bfloat16 local=1
 models model-f16 1 120 gradients all model.dtype=float16
 models curve-f32 1 120 curve llama,qwen3
 models recompute 1 120 recompute qwen2_window,qwen3_deep
@@ -214,6 +227,9 @@ END
     check "bench-$job" 200 "$finemesh" bench "$scratch/$job.ini" --warmup 3 --steps 10 --json "$out/$job.json" "$@"
     [ -s "$out/$job.json" ] || return 0
     result "finemesh $job" "$out/$job.json"
+    case $job in
+    *-own) return 0 ;;                 # the peer stands above
+    esac
     [ -n "$python" ] || return 0
     for option in "" --checkpointing; do
         rm -f "$out/peer-$job$option.json"
@@ -233,7 +249,9 @@ result()
         print "" }' | tee -a "$out/table.txt"
 }
 bench 1b llama-3.2-1b 4 4
+[ $has_cudnn = no ] || bench 1b-own llama-3.2-1b 4 4 --own-attention
 bench 3b llama-3.2-3b 4 1
+[ $has_cudnn = no ] || bench 3b-own llama-3.2-3b 4 1 --own-attention
 bench 1b-pure llama-3.2-1b 4 4 optimizer.master_dtype=same optimizer.state_dtype=bfloat16
 bench 3b-checkpointing llama-3.2-3b 8 2 distributed.activation_checkpointing=full
 bench 8b llama-3.1-8b 1 1 optimizer.master_dtype=same optimizer.state_dtype=bfloat16

@@ -94,9 +94,28 @@ gpu_run()
     grep -q -e "$words" "$scratch/results/table.txt"
 }
 
+# bench_says yes|no ARGUMENTS...: whether a benchmark in bf16, whose rows are all of one length, says that cuDNN computes attention.
+bench_says()
+{
+    expected=$1
+    shift
+    run_double 1 late+cudnn "$build_dir/finemesh" bench inputs/quickstart.ini "job.output_dir=$scratch/bench" device.type=cuda --steps 1 --warmup 0 \
+        --split 0 batch.local_batch_size=1 batch.global_batch_size=1 "$@" >"$scratch/stdout" || return 1
+    cat "$scratch/stdout"
+    said=no
+    ! grep -q '^# attention: .*cuDNN' "$scratch/stdout" || said=yes
+    [ $said = "$expected" ]
+}
+
 tap_check "--version names the GPU and NCCL" says 'NCCL .*: built, usable' 1 1
 tap_check "--version where no GPU is visible" says 'CUDA .*no GPU visible' 1 0
 tap_check "--version without a driver" without libcuda.so.1 says 'CUDA: built, not usable: there is no NVIDIA driver' 1 1
+tap_check "--version where cuDNN is found" with FM_DOUBLE_CUDNN=91900 says 'cuDNN 9.26: built, usable: 9.19 found' 1 1
+tap_check "--version where cuDNN is not found" says 'cuDNN 9.26: built, not usable: libcudnn.so.9 was not found' 1 1
+tap_check "attention in bf16 by cuDNN" bench_says yes model.dtype=bfloat16
+tap_check "attention in fp32 by the kernels" bench_says no model.dtype=float32
+tap_check "attention by the kernels where it must be deterministic" bench_says no model.dtype=bfloat16 job.deterministic=yes
+tap_check "attention by the kernels where they are wanted" bench_says no model.dtype=bfloat16 --own-attention
 tap_check "two GPUs, tp 2: loss of the CPU" like_the_cpu
 tap_check "no driver's library" without libcuda.so.1 refused 'no NVIDIA driver' 1 1
 tap_check "a driver's library without its driver" with FM_DOUBLE_DRIVER=0 refused 'no NVIDIA driver' 1 1
