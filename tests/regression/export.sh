@@ -58,6 +58,8 @@ refuses()
     cat "$scratch/refused"
     [ $refused_status -eq 1 ] && grep -q -e "finemesh: error: .*$refused_text" "$scratch/refused"
 }
+tap_check "checkpoint.resume does not choose what is exported" refuses 'name it instead of the job' "$scratch/every/job.ini" \
+    checkpoint.resume=somewhere
 tap_check "onto a checkpoint" refuses "it is there already and is not of the kind" "$scratch/every/job.ini" -o "$scratch/every/checkpoints/step-000004"
 tap_check "the checkpoint is as it was" timeout 60 "$finemesh" verify "$scratch/every/checkpoints/step-000004"
 tap_check "a set without a job" refuses "no job.ini" "$scratch/every/shards" -o "$scratch/new"
