@@ -42,13 +42,15 @@ if NCCL
 finemesh_cuda_la_SOURCES += $(cuda_module_nccl)
 finemesh_cuda_la_CPPFLAGS += -DFM_WITH_NCCL
 endif
-# A library of its own, for flags of its own: the frontend is 100,000 lines of templates that only make plans, so -O1 is enough; at -O2 it
-# takes three times the time and twice the memory.
+# A library of its own, for flags of its own: the frontend is 100,000 lines of templates that only make plans, so -O1 is enough; at -O2 with -g
+# it takes three times the time and twice the memory. CXXFLAGS stand behind a target's own flags: so they are set for the object.
 if CUDNN
 noinst_LTLIBRARIES = libfinemesh_cudnn.la
 libfinemesh_cudnn_la_SOURCES = $(cuda_module_cudnn)
 libfinemesh_cudnn_la_CPPFLAGS = $(AM_CPPFLAGS) $(CUDNN_CPPFLAGS) $(CUDA_CPPFLAGS)
-libfinemesh_cudnn_la_CXXFLAGS = -std=c++17 $(CXX_WARN_CFLAGS) -O1
+libfinemesh_cudnn_la_CXXFLAGS = -std=c++17 $(CXX_WARN_CFLAGS)
+cudnn_object = src/ops/libfinemesh_cudnn_la-attention_cudnn.lo
+$(cudnn_object): CXXFLAGS = -O1
 finemesh_cuda_la_LIBADD += libfinemesh_cudnn.la
 finemesh_cuda_la_CPPFLAGS += -DFM_WITH_CUDNN
 endif

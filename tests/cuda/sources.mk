@@ -68,9 +68,11 @@ if CUDNN
 check_PROGRAMS += tests/cuda/cudnn_graphs
 TESTS += tests/cuda/cudnn_graphs
 endif
+cudnn_graphs_object = tests/cuda/cudnn_graphs-cudnn_graphs.$(OBJEXT)
+$(cudnn_graphs_object): CXXFLAGS = -O0
 tests_cuda_cudnn_graphs_SOURCES = tests/cuda/cudnn_graphs.cpp
 tests_cuda_cudnn_graphs_CPPFLAGS = $(AM_CPPFLAGS) $(CUDNN_CPPFLAGS) $(CUDA_CPPFLAGS)
-tests_cuda_cudnn_graphs_CXXFLAGS = -std=c++17 $(CXX_WARN_CFLAGS) -O0
+tests_cuda_cudnn_graphs_CXXFLAGS = -std=c++17 $(CXX_WARN_CFLAGS)
 tests_cuda_cudnn_graphs_LDFLAGS = -R$(fm_cuda_lib)
 tests_cuda_cudnn_graphs_LDADD = libfinemesh.la -lstdc++
 
