@@ -15,8 +15,9 @@
 #include "ckpt/source.h"
 #include "ckpt/verify.h"
 
-/* What a rank holds at a time of the slices that it writes. */
-enum { BAND_BYTES = 16 << 20, STAGES_BYTES = 16 << 20, SMALL_FILE_LIMIT_BYTES = 100000000 };
+/* What a rank holds at a time of the slices that it writes, and of what is on its way to the disk; what the disk is asked for before it
+ * is read. */
+enum { BAND_BYTES = 16 << 20, STAGES_BYTES = 16 << 20, AHEAD_BYTES = 8 << 20, SMALL_FILE_LIMIT_BYTES = 100000000 };
 
 /* One conversion on one rank. A group is tp neighbours that one rank plays: all of a tp group, or (each rank its own) one. */
 typedef struct {
@@ -31,6 +32,8 @@ typedef struct {
     fm_shard_file **files;             /* [n_members] of the group that is being written */
     char *band, *rows;                 /* [BAND_BYTES], and as much for whole rows where a group plays all of tp */
     const char *dir;
+    int expected;                      /* items that the disk was asked for, */
+    int64_t expected_bytes;            /* and what of them is not read yet */
     int64_t bytes_written;
 } conversion;
 
@@ -50,23 +53,27 @@ static int write_rows(conversion *c, int member, int item, const void *data, int
     return fm_shard_file_write(c->files[member], item, data, (size_t)size_bytes);
 }
 
-/* One coordinate's slice, band by band; with tp peers also for those who only take part in the exchange. */
+/* One coordinate's slice, band by band; with tp peers also for those who only take part in the exchange. Who has failed still takes
+ * part in the item's other bands: its peers wait for it there. */
 static int stream_slice(conversion *c, int member, int item, const fm_coord *coord)
 {
     fm_slice slice;
     const int tensor = c->items[item].tensor;
     fm_layout_slice(&slice, c->layout, tensor, coord);
     const bool writes = slice.held && slice.owner && slice.n_slabs > 0;
+    const bool exchanges = fm_exchange_applies(c->layout, tensor, c->tp);
     const int64_t row_bytes = width_of(&slice) * (int64_t)fm_dtype_bytes(c->items[item].dtype);
     const int64_t n_rows = slice.held ? slice.local_shape[0] : 0, band = rows_a_band(row_bytes);
-    for (int64_t row = 0; row < n_rows; row += band) {
+    int rc = FM_OK;
+    for (int64_t row = 0; row < n_rows && (rc == FM_OK || exchanges); row += band) {
         const int64_t rows = n_rows - row < band ? n_rows - row : band;
-        FM_TRY(fm_source_read_rows(c->source, c->band, c->from[item], c->layout, tensor, coord, c->tp, row, rows));
-        if (writes) {
-            FM_TRY(write_rows(c, member, item, c->band, rows * row_bytes));
+        const int read = fm_source_read_rows(c->source, c->band, c->from[item], c->layout, tensor, coord, c->tp, row, rows);
+        rc = rc < 0 ? rc : read;
+        if (rc == FM_OK && writes) {
+            rc = write_rows(c, member, item, c->band, rows * row_bytes);
         }
     }
-    return FM_OK;
+    return rc;
 }
 
 /* Columns cut by tp, all of whose coordinates this rank plays: whole rows are read once and dealt out. */
@@ -117,13 +124,25 @@ static int stream_item(conversion *c, int item, const fm_coord *first)
     return FM_OK;
 }
 
-/* The disk goes ahead with the next item while this one is written. */
-static void expect_item(conversion *c, int item, const fm_coord *first)
+static int64_t item_bytes(const conversion *c, int item)
 {
-    for (int member = 0; item < c->n_items && member < c->n_members; member++) {
-        fm_coord coord = *first;
-        coord.at[FM_TP] += member;
-        fm_source_expect(c->source, c->from[item], c->layout, c->items[item].tensor, &coord);
+    int64_t bytes = 0;
+    for (int member = 0; member < c->n_members; member++) {
+        bytes += fm_shard_file_item_bytes(c->files[member], item);
+    }
+    return bytes;
+}
+
+/* The disk goes ahead with the next items while this one is read. */
+static void expect_ahead(conversion *c, int item, const fm_coord *first)
+{
+    for (; c->expected < c->n_items && (c->expected <= item + 1 || c->expected_bytes < AHEAD_BYTES); c->expected++) {
+        for (int member = 0; member < c->n_members; member++) {
+            fm_coord coord = *first;
+            coord.at[FM_TP] += member;
+            fm_source_expect(c->source, c->from[c->expected], c->layout, c->items[c->expected].tensor, &coord);
+        }
+        c->expected_bytes += item_bytes(c, c->expected);
     }
 }
 
@@ -137,6 +156,8 @@ static int convert_group(conversion *c, const fm_coord *first)
         rc = fm_shard_file_begin(&c->files[member], c->dir, c->layout, &coord, c->items, c->n_items,
                                  STAGES_BYTES / (size_t)c->n_members);
     }
+    c->expected = 0;
+    c->expected_bytes = 0;
     for (int i = 0; i < c->n_items; i++) {
         if (fm_exchange_applies(c->layout, c->items[i].tensor, c->tp)) {
             rc = fm_comm_agree(c->tp, rc);
@@ -145,8 +166,9 @@ static int convert_group(conversion *c, const fm_coord *first)
             }
         }
         if (rc == FM_OK) {
-            expect_item(c, i + 1, first);
+            expect_ahead(c, i, first);
             rc = stream_item(c, i, first);
+            c->expected_bytes -= item_bytes(c, i);
         }
     }
     for (int member = 0; member < c->n_members; member++) {

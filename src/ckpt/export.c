@@ -12,12 +12,13 @@
 #include "base/json.h"
 #include "base/memory.h"
 #include "base/task.h"
+#include "base/writer.h"
 #include "ckpt/exchange.h"
 #include "ckpt/hf_files.h"
 #include "ckpt/publish.h"
 #include "ckpt/safetensors.h"
 
-enum { BAND_BYTES = 8 << 20, NAME_BYTES = 64 };
+enum { BAND_BYTES = 8 << 20, STAGES_BYTES = 8 << 20, NAME_BYTES = 64 };
 static const int64_t default_max_file_bytes = 5000000000;   /* as save_pretrained cuts */
 
 /* Which file a tensor goes to and where it begins there; the same on every rank. */
@@ -38,7 +39,8 @@ struct fm_exporting {
     file_plan plan;
     char dir[FM_PATH_BYTES];           /* temporary */
     char out_dir[FM_PATH_BYTES], source_dir[FM_PATH_BYTES];
-    int open_file, fd;                 /* the file that is open now; -1: none */
+    int open_file;                     /* the file that is open now; -1: none */
+    fm_writer *writer;
     char *band, *rows;                 /* local rows, whole rows */
     fm_task *writing;                  /* NULL: in no thread of its own */
     atomic_bool unwanted;              /* the thread need not go on */
@@ -228,8 +230,8 @@ static int close_file(fm_exporting *run)
 {
     int rc = FM_OK;
     if (run->open_file >= 0) {
-        rc = fsync(run->fd) == 0 ? FM_OK : fm_fail(FM_ERR_IO, "%s: cannot sync an exported file: %s", run->dir, strerror(errno));
-        close(run->fd);
+        rc = fm_writer_sync(run->writer);
+        fm_writer_close(run->writer);
         run->open_file = -1;
     }
     return rc;
@@ -243,14 +245,12 @@ static int write_at(fm_exporting *run, int tensor, const void *data, int64_t siz
     FM_TRY(fm_path_join(path, run->dir, name));
     if (run->open_file != file) {
         FM_TRY(close_file(run));
-        run->fd = open(path, O_WRONLY | O_CLOEXEC);
-        if (run->fd < 0) {
-            return fm_fail(FM_ERR_IO, "%s: cannot open it for writing: %s", path, strerror(errno));
-        }
+        FM_TRY(fm_writer_open(&run->writer, path, STAGES_BYTES));
         run->open_file = file;
     }
     const int64_t element_bytes = (int64_t)fm_dtype_bytes(run->layout->tensors[tensor].dtype);
-    return fm_file_pwrite(run->fd, data, (size_t)size_bytes, run->plan.offsets[tensor] + element * element_bytes, path);
+    fm_writer_seek(run->writer, run->plan.offsets[tensor] + element * element_bytes);
+    return fm_writer_put(run->writer, data, (size_t)size_bytes);
 }
 
 /* The owned part of local rows [first_row, first_row + n_rows), which lie in the band. */

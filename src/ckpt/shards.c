@@ -185,7 +185,7 @@ static int append(fm_shard_file *file, int dataset, const char *data, int64_t si
     fm_h5_dataset *const to = &file->datasets[dataset];
     int64_t *const written = &file->progress[dataset].written_bytes;
     FM_ASSERT(*written + size_bytes <= to->size_bytes);
-    FM_TRY(fm_writer_seek(file->writer, to->offset_bytes + *written));
+    fm_writer_seek(file->writer, to->offset_bytes + *written);
     for (int64_t done = 0; done < size_bytes;) {
         const int64_t part_bytes = size_bytes - done < CHUNK_BYTES ? size_bytes - done : CHUNK_BYTES;
         to->crc32 = fm_crc32(to->crc32, data + done, (size_t)part_bytes);
