@@ -94,6 +94,11 @@ tests_fault_fault_shim_la_LDFLAGS = -module -avoid-version -shared -rpath /nowhe
 tests_fault_fault_shim_la_LIBADD =
 dist_check_DATA += tests/fault/README.md tests/fault/lib.sh
 
+# Tells the most memory that a program had; tests/regression/memory.sh runs others under it.
+check_PROGRAMS += tests/regression/peak
+tests_regression_peak_SOURCES = tests/regression/peak.c
+tests_regression_peak_LDADD =
+
 # Shell tests speak TAP (see tests/lib.sh), so that each of their rows is a counted result.
 shell_tests = \
 	tests/cuda/compile.sh \
@@ -118,6 +123,7 @@ shell_tests = \
 	tests/regression/generate.sh \
 	tests/regression/library.sh \
 	tests/regression/load.sh \
+	tests/regression/memory.sh \
 	tests/regression/tp_plan.sh \
 	tests/regression/quickstart.sh \
 	tests/regression/reshard.sh \

@@ -49,7 +49,12 @@ refuses()
 # Sets of weights: odd meshes one after the other; tp that divides neither heads nor columns, stages of unequal length.
 tap_check "a set of one rank" convert one
 tap_check "a set of tp 5" convert tp5 distributed.tp_size=5
-names_mesh() { convert "$@" >"$scratch/mesh.out"; cat "$scratch/mesh.out"; grep -q "tp5/shards is up to date, made for the mesh .* tp 5$mesh_end" "$scratch/mesh.out"; }
+names_mesh()
+{
+    convert "$@" >"$scratch/mesh.out"
+    cat "$scratch/mesh.out"
+    grep -q "tp5/shards is up to date, made for the mesh .* tp 5$mesh_end" "$scratch/mesh.out"
+}
 mesh_end='$'
 tap_check "converting again names the set's mesh" names_mesh tp5 distributed.tp_size=5
 mesh_end='; any mesh reads it$'
