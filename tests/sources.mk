@@ -175,8 +175,9 @@ include $(top_srcdir)/tests/fuzz/sources.mk
 hostile_tests = tests/fuzz/fuzz.sh tests/sanitize/asan.sh tests/sanitize/valgrind.sh
 dist_check_SCRIPTS += $(hostile_tests)
 dist_check_DATA += tests/sanitize/valgrind.supp
+# Two at a time: the fuzzers and valgrind want one core while the build with the sanitizers is made.
 check-hostile: all
-	$(MAKE) $(AM_MAKEFLAGS) check TESTS='$(hostile_tests)'
+	$(MAKE) $(AM_MAKEFLAGS) -j2 check TESTS='$(hostile_tests)'
 fuzz: all
 	FUZZ_SECONDS="$${FUZZ_SECONDS:-600}" $(MAKE) $(AM_MAKEFLAGS) check TESTS=tests/fuzz/fuzz.sh
 .PHONY: check-hostile fuzz

@@ -230,6 +230,7 @@ static void copies_know_where_memory_lies(void **state)
     *s.copied = 8;
     assert_int_equal(cudaMemcpyAsync(here + 1, s.number, 1, cudaMemcpyDeviceToHost, s.first), cudaSuccess);
     assert_int_equal(here[1], 8);
+    cudaEventDestroy(s.event);
 }
 
 /* C[2, 3] = A[2, 2] B[2, 3] in every order of A, B and C. */

@@ -5,7 +5,8 @@
 #
 # Left out, as they would repeat what is here or elsewhere: the kernels on the host (under AddressSanitizer in every build; here they run
 # in the meshes' rows), live.sh, shards.sh, tokenizer.sh, tensorboard.sh (the same programs, compared by Python), the faults but one
-# (thousands of the runs of resume.sh, whose memory is counted there), quickstart.sh, bench.sh, bundle.sh, Slurm and style.
+# (thousands of the runs of resume.sh, whose memory is counted there), cuda.sh (as the rows over the doubles), quickstart.sh, bench.sh,
+# bundle.sh, Slurm and style.
 . "$srcdir/tests/lib.sh"
 
 case $FM_SANITIZE in *address*) tap_skip_all "this is that build" ;; esac
