@@ -30,8 +30,8 @@ static int take_out(places *p, int *argc, char **argv)
     int n = 0;
     for (int i = 0; i < *argc; i++) {
         if (strncmp(argv[i], resume, sizeof resume - 1) == 0) {
-            return fm_fail(FM_ERR_JOB, "finemesh export: %s chooses no checkpoint here: name it instead of the job, as in finemesh export %s",
-                           argv[i], argv[i] + sizeof resume - 1);
+            return fm_fail(FM_ERR_JOB, "finemesh export: %s chooses no checkpoint here: name it instead of the job, as in "
+                           "finemesh export %s", argv[i], argv[i] + sizeof resume - 1);
         }
         if (strcmp(argv[i], "-o") != 0) {
             argv[n++] = argv[i];

@@ -13,7 +13,7 @@ seed=${FM_FAULT_SEED:-1}
 
 run_it() { launch "$1" run $(job "$2" checkpoint.export=final); }
 convert_it() { launch "$1" convert inputs/quickstart.ini job.output_dir="$2"; }
-export_it() { launch "$1" export "$scratch/before/job.ini" checkpoint.resume=auto job.output_dir="$2"; }
+export_it() { launch "$1" export "$scratch/before/job.ini" job.output_dir="$2"; }
 
 # Once it has its name the set is whole: after that only the sync of its folder can fail, and a second start refuses what is there.
 reshard_it()
@@ -182,9 +182,9 @@ each read 1 0 READ-SHORT "$(every 701)"
 each read 1 0 READ-CUT "$(every 401)"
 each convert 1 0 ENOSPC "$(every 61)"
 each convert 1 0 TERM "$(every 61)"
-each export 1 0 ENOSPC "$(every 31)"
-each export 1 0 KILL "$(every 61)"
-each export 1 0 TERM "$(every 31)"
+each export 1 0 ENOSPC "$(every 23)"
+each export 1 0 KILL "$(every 23)"
+each export 1 0 TERM "$(every 23)"
 each export 1 0 READ-EIO "$(every 61)"
 each reshard 1 0 ENOSPC "$(every 61)"
 each reshard 1 0 KILL "$(every 61)"
@@ -196,7 +196,7 @@ each run 2 1 EIO "$(every 251)"
 each run 2 all EIO "$(every 251)"
 each run 2 1 KILL "$(every 251)"
 each resume 2 1 ENOSPC "$(every 151)"
-each export 2 all EIO "$(every 61)"
+each export 2 all EIO "$(every 23)"
 each read 2 all READ-EIO "$(every 701)"
 each read 2 1 READ-EIO "$(every 401)"
 each reshard 2 1 TERM "$(every 61)"
