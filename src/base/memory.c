@@ -75,6 +75,19 @@ void fm_memory_expect_use(void *block, size_t size_bytes)
     }
 }
 
+void fm_memory_populate(void *block, size_t size_bytes)
+{
+#ifdef MADV_POPULATE_WRITE
+    enum { PART_BYTES = 16 << 20 };    /* a call keeps others from getting or giving back address space */
+    const uintptr_t page = (uintptr_t)sysconf(_SC_PAGESIZE), end = ((uintptr_t)block + size_bytes) / page * page;
+    for (uintptr_t at = ((uintptr_t)block + page - 1) / page * page; at < end; at += PART_BYTES) {
+        if (madvise((void *)at, end - at < PART_BYTES ? end - at : PART_BYTES, MADV_POPULATE_WRITE) != 0) {
+            return;                    /* an older system: they come when they are used */
+        }
+    }
+#endif
+}
+
 void *fm_alloc_array(int64_t count, size_t size_bytes, enum fm_memory kind)
 {
     size_t total;

@@ -42,6 +42,10 @@ void *fm_grow(void *old, size_t size_bytes, enum fm_memory kind);
 /* Says that a large block will be used from end to end: the system may give it large pages, which cost less to get. Local. */
 void fm_memory_expect_use(void *block, size_t size_bytes);
 
+/* Has the system give the block's pages now rather than at their first use, where it can. What is in the block stays, and others may use it
+ * meanwhile. Local, thread-safe. */
+void fm_memory_populate(void *block, size_t size_bytes);
+
 /* A copy of a string under FM_MEMORY_HOST; NULL as in fm_alloc. */
 char *fm_strdup(const char *text);
 

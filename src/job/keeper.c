@@ -7,6 +7,7 @@
 #include "base/file.h"
 #include "base/log.h"
 #include "base/memory.h"
+#include "base/task.h"
 #include "ckpt/checkpoint.h"
 #include "ckpt/export_set.h"
 #include "ckpt/publish.h"
@@ -26,6 +27,7 @@ struct fm_keeper {
     int n_items;
     size_t copy_bytes;
     void *copy;                        /* NULL: training waits for the disk */
+    fm_task *preparing;                /* gets the copy's pages, before the first checkpoint needs them */
     char folder[FM_PATH_BYTES];
     char *config;                      /* rank 0's text of config.json, for every checkpoint: read once, it may go away */
     size_t config_bytes;
@@ -65,6 +67,13 @@ static bool has_room(const fm_keeper *k)
     return available_bytes == 0 || needed_bytes <= available_bytes;
 }
 
+static int populate_copy(void *user)
+{
+    const fm_keeper *const k = user;
+    fm_memory_populate(k->copy, k->copy_bytes);
+    return FM_OK;
+}
+
 static int choose_way(fm_keeper *k)
 {
     int64_t short_of_memory = !has_room(k);
@@ -87,6 +96,9 @@ static int choose_way(fm_keeper *k)
     }
     fm_log_print("# checkpoints: every %lld steps, written in the background from a copy of %.1f MiB a rank\n",
                  (long long)k->spec.a->job.checkpoint.every, mib);
+    if (fm_task_begin(&k->preparing, populate_copy, k) < 0) {
+        k->preparing = NULL;           /* then the pages come with the first copy */
+    }
     return FM_OK;
 }
 
@@ -134,6 +146,7 @@ void fm_keeper_destroy(fm_keeper *k)
     if (k != NULL) {
         fm_saving_abandon(k->saving);
         fm_set_export_abandon(k->exporting);
+        fm_task_abandon(k->preparing);
         json_decref(k->extra);
         fm_free(k->copy);
         fm_free(k->config);
