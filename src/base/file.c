@@ -71,7 +71,7 @@ int fm_file_identify(fm_file_identity *out, int fd, const char *path)
 
 int fm_file_open(int *fd, int64_t *size_bytes, const char *path)
 {
-    *fd = open(path, O_RDONLY | O_CLOEXEC);
+    *fd = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK);    /* a pipe would be waited for */
     if (*fd < 0) {
         return io_error(path, "open");
     }
@@ -162,7 +162,7 @@ int fm_path_sync(const char *path)
     return rc;
 }
 
-static int sync_parent(const char *path)
+int fm_path_sync_parent(const char *path)
 {
     char dir[FM_PATH_BYTES];
     FM_TRY(fm_path_join(dir, "", path));
@@ -179,7 +179,7 @@ int fm_path_rename(const char *from, const char *to)
     if (rename(from, to) != 0) {
         return fm_fail(FM_ERR_IO, "%s: cannot rename to %s: %s", from, to, strerror(errno));
     }
-    return sync_parent(to);
+    return fm_path_sync_parent(to);
 }
 
 int fm_file_replace(const char *path, const void *data, size_t size_bytes)

@@ -50,6 +50,8 @@ int fm_file_replace(const char *path, const void *data, size_t size_bytes);
 
 /* fsync of a file or directory by name. */
 int fm_path_sync(const char *path);
+/* The same of the directory that a file or directory lies in: what holds its name. */
+int fm_path_sync_parent(const char *path);
 
 /* rename(2), then a sync of the directory that holds `to`. */
 int fm_path_rename(const char *from, const char *to);

@@ -215,6 +215,20 @@ int fm_checkpoints_clean(const char *dir)
     return rc;
 }
 
+/* step-000012, or step-000012.1 and so on where an earlier going back has left that name. */
+static int free_name(char *out, const char *dir, int64_t step)
+{
+    char name[FM_PATH_BYTES];
+    FM_TRY(fm_checkpoint_path(name, dir, step));
+    FM_TRY(fm_path_join(out, "", name));
+    for (int i = 1; fm_path_exists(out); i++) {
+        if (snprintf(out, FM_PATH_BYTES, "%s.%d", name, i) >= FM_PATH_BYTES) {
+            return fm_fail(FM_ERR_IO, "%.60s...: the path is too long", name);
+        }
+    }
+    return FM_OK;
+}
+
 int fm_checkpoints_set_aside(int *n, const char *dir, int64_t step)
 {
     int64_t *steps;
@@ -227,8 +241,7 @@ int fm_checkpoints_set_aside(int *n, const char *dir, int64_t step)
         char from[FM_PATH_BYTES], to[FM_PATH_BYTES];
         rc = fm_dir_make(aside);
         rc = rc < 0 ? rc : fm_checkpoint_path(from, dir, steps[i]);
-        rc = rc < 0 ? rc : fm_checkpoint_path(to, aside, steps[i]);
-        rc = rc < 0 ? rc : fm_dir_remove(to);      /* of an earlier going back */
+        rc = rc < 0 ? rc : free_name(to, aside, steps[i]);
         rc = rc < 0 ? rc : fm_path_rename(from, to);
         *n += rc == FM_OK;
     }

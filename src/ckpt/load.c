@@ -37,20 +37,23 @@ static int find_tensor(const fm_model *model, int p, const fm_source *source, co
     return tensor >= 0 ? tensor : fm_fail(FM_ERR_FORMAT, "tensor %s is not there: this is no checkpoint of this model", name);
 }
 
+static fm_comm *tp_of(const fm_model *model)
+{
+    return fm_groups_get(model->groups, FM_GROUP_TP);
+}
+
 /* This rank's slice of a tensor of the source, in the source's dtype: straight into `to` where that is host memory of the same dtype,
- * else into the room. *data: where. */
+ * else into the room. *data: where. Collective on tp, as ranks may read for each other: they agree before and after. */
 static int read_param(void **data, const fm_model *model, int p, fm_source *source, int tensor, void *to, enum fm_dtype to_dtype,
                       room *r)
 {
     const fm_param *const param = &model->params[p];
     const enum fm_dtype dtype = fm_source_get(source, tensor)->dtype;
     const bool straight = to != NULL && dtype == to_dtype && model->compute->device->table->is_host;
-    if (!straight) {
-        FM_TRY(make_room(r, local_elements(&param->slice), fm_dtype_bytes(dtype)));
-    }
+    FM_TRY(fm_comm_agree(tp_of(model), straight ? FM_OK : make_room(r, local_elements(&param->slice), fm_dtype_bytes(dtype))));
     *data = straight ? to : r->data;
-    return fm_source_read_slice(source, *data, tensor, &model->layout, param->tensor, &model->coord,
-                                fm_groups_get(model->groups, FM_GROUP_TP));
+    return fm_comm_agree(tp_of(model), fm_source_read_slice(source, *data, tensor, &model->layout, param->tensor, &model->coord,
+                                                            tp_of(model)));
 }
 
 static int load_weight(fm_model *model, int p, fm_source *source, const char *group, room *r)
@@ -71,7 +74,7 @@ int fm_load_model(fm_model *model, fm_source *source)
     room r = { .data = NULL };
     int rc = FM_OK;
     for (int p = 0; p < model->n_params && rc == FM_OK; p++) {
-        rc = load_weight(model, p, source, "", &r);
+        rc = fm_comm_agree(tp_of(model), load_weight(model, p, source, "", &r));
     }
     fm_free(r.data);
     return rc;
@@ -124,9 +127,9 @@ static int load_all(fm_model *model, int p, fm_source *source, room *r)
 {
     const fm_param_view view = fm_model_param(model, p);
     expect_param(model, p + 1, source);
-    FM_TRY(load_weight(model, p, source, weight_group(model, p, source), r));
-    FM_TRY(load_moment(model, p, view.exp_avg, view.elements, source, state_groups[1], r));
-    return load_moment(model, p, view.exp_avg_sq, view.elements, source, state_groups[2], r);
+    FM_TRY(fm_comm_agree(tp_of(model), load_weight(model, p, source, weight_group(model, p, source), r)));
+    FM_TRY(fm_comm_agree(tp_of(model), load_moment(model, p, view.exp_avg, view.elements, source, state_groups[1], r)));
+    return fm_comm_agree(tp_of(model), load_moment(model, p, view.exp_avg_sq, view.elements, source, state_groups[2], r));
 }
 
 int fm_load_states(fm_model *model, fm_source *source)

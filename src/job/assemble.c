@@ -189,9 +189,7 @@ int fm_assemble_mesh(fm_assembly *a)
     const int tp = a->mesh.size[FM_TP];
     const fm_head_counts heads = { a->config.H, a->config.K, a->config.D };
     int *const run = fm_alloc_array(tp, sizeof *run, FM_MEMORY_HOST);
-    if (run == NULL) {
-        return FM_ERR_MEMORY;
-    }
+    FM_TRY(fm_comm_agree(a->launch->world, run == NULL ? FM_ERR_MEMORY : FM_OK));
     for (int t = 0; t < tp; t++) {
         run[t] = (int)fm_kv_replicas(&heads, tp, t).start;
     }

@@ -23,16 +23,24 @@ typedef struct {
     char out[FM_PATH_BYTES];
 } places;
 
-/* Takes "-o DIR" out of the arguments. checkpoint.resume is where the run began, which says nothing about what is to be exported. */
+/* checkpoint.resume is where the run began, and says nothing about what is to be exported. */
+static int refuse_resume(const char *argument)
+{
+    static const char key[] = "checkpoint.resume=";
+    const char *const value = argument + sizeof key - 1;
+    if (strncmp(argument, key, sizeof key - 1) != 0 || strcmp(value, "auto") == 0) {
+        return FM_OK;
+    }
+    return fm_fail(FM_ERR_JOB, "finemesh export: %s chooses no checkpoint here: name it instead of the job, as in finemesh export %s",
+                   argument, value);
+}
+
+/* Takes "-o DIR" out of the arguments. */
 static int take_out(places *p, int *argc, char **argv)
 {
-    static const char resume[] = "checkpoint.resume=";
     int n = 0;
     for (int i = 0; i < *argc; i++) {
-        if (strncmp(argv[i], resume, sizeof resume - 1) == 0) {
-            return fm_fail(FM_ERR_JOB, "finemesh export: %s chooses no checkpoint here: name it instead of the job, as in "
-                           "finemesh export %s", argv[i], argv[i] + sizeof resume - 1);
-        }
+        FM_TRY(refuse_resume(argv[i]));
         if (strcmp(argv[i], "-o") != 0) {
             argv[n++] = argv[i];
         } else if (++i == *argc) {

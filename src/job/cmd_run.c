@@ -301,6 +301,7 @@ static int prepare(run *r, const fm_launch *launch, int argc, char **argv)
     FM_TRY(load(r));
     fm_source_close(r->source);
     r->source = NULL;
+    FM_TRY(fm_resume_settle(&r->resume, &r->a));
     FM_TRY(open_keeper(r));
     return fm_comm_agree(launch->world, launch->rank == 0 ? introduce(r) : FM_OK);
 }

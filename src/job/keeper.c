@@ -59,11 +59,14 @@ static void list_items(fm_keeper *k)
     k->items[k->n_items++] = (fm_save_item){ FM_ARRAY_EXP_AVG_SQ, "exp_avg_sq" };
 }
 
-/* Room for the copies of all ranks of this machine beside everything that they have asked for, touched yet or not. */
+/* Room for the copies of all ranks of this machine beside everything that they have asked for of its memory, touched yet or not. */
 static bool has_room(const fm_keeper *k)
 {
     const int64_t available_bytes = fm_memory_available_bytes();
-    const int64_t needed_bytes = (int64_t)(k->copy_bytes + fm_memory_used_bytes(FM_MEMORY_KINDS)) * k->spec.a->ranks_of_node;
+    const bool is_host = k->spec.a->device->table->is_host;
+    const size_t used_bytes = is_host ? fm_memory_used_bytes(FM_MEMORY_KINDS)
+                                      : fm_memory_used_bytes(FM_MEMORY_HOST) + fm_memory_used_bytes(FM_MEMORY_CHECKPOINT);
+    const int64_t needed_bytes = (int64_t)(k->copy_bytes + used_bytes) * k->spec.a->ranks_of_node;
     return available_bytes == 0 || needed_bytes <= available_bytes;
 }
 

@@ -41,7 +41,24 @@ static int64_t read_number(const char *path)
     return value < 0 ? INT64_MAX : value;
 }
 
-/* What is left under the limits of this process's cgroup (version 2) and of all above it. */
+/* A named number of the group's memory.stat; 0 where there is none. */
+static int64_t read_stat(const char *path, const char *name)
+{
+    FILE *const file = fopen(path, "r");
+    char line[256], key[64];
+    long long value, found = 0;
+    while (file != NULL && fgets(line, sizeof line, file) != NULL) {
+        if (sscanf(line, "%63s %lld", key, &value) == 2 && strcmp(key, name) == 0) {
+            found = value;
+        }
+    }
+    if (file != NULL) {
+        fclose(file);
+    }
+    return found;
+}
+
+/* What is left under the limits of this process's cgroup (version 2) and of all above it, cached files counted as free. */
 static int64_t cgroup_available(void)
 {
     FILE *const file = fopen("/proc/self/cgroup", "r");
@@ -60,9 +77,11 @@ static int64_t cgroup_available(void)
         snprintf(path, sizeof path, "/sys/fs/cgroup%s/memory.max", group + 3);
         const int64_t limit = read_number(path);
         snprintf(path, sizeof path, "/sys/fs/cgroup%s/memory.current", group + 3);
-        const int64_t used = read_number(path);
+        int64_t used = read_number(path);
+        snprintf(path, sizeof path, "/sys/fs/cgroup%s/memory.stat", group + 3);
         if (limit != INT64_MAX && used != INT64_MAX) {
-            least = smaller(least, limit - used);
+            used -= smaller(used, read_stat(path, "inactive_file"));       /* cached files give way */
+            least = smaller(least, used < limit ? limit - used : 1);
         }
     }
     return least;

@@ -110,7 +110,7 @@ int fm_resume_newest(fm_resume *out, const fm_assembly *a)
     return newest(out, a, folder, NULL);
 }
 
-/* What stands behind the step is of another history from now on. */
+/* Rank 0. */
 static int clear_ahead(const fm_resume *resume, const char *folder, int64_t keep)
 {
     int n = 0;
@@ -137,7 +137,14 @@ int fm_resume_choose(fm_resume *out, const fm_assembly *a, const json_t *identit
         FM_TRY(fm_path_join(dir, "", options->resume));
         FM_TRY(try_one(out, dir, a, identity));
     }
-    return fm_comm_agree(a->launch->world, a->launch->rank == 0 ? clear_ahead(out, folder, options->keep) : FM_OK);
+    return FM_OK;
+}
+
+int fm_resume_settle(const fm_resume *resume, const fm_assembly *a)
+{
+    char folder[FM_PATH_BYTES];
+    FM_TRY(fm_path_join(folder, a->job.output_dir, "checkpoints"));
+    return fm_comm_agree(a->launch->world, a->launch->rank == 0 ? clear_ahead(resume, folder, a->job.checkpoint.keep) : FM_OK);
 }
 
 int fm_resume_load(const fm_resume *resume, fm_assembly *a)

@@ -19,10 +19,13 @@ typedef struct {
 } fm_resume;
 
 /* By checkpoint.resume: auto takes the newest complete checkpoint of OUTPUT_DIR whose every byte is as it was written (the
- * ranks share the reading; damaged ones are named and passed over), a directory must be one. Checkpoints of later steps are
- * set aside: those steps will be taken again. `identity`: rank 0's; a checkpoint of other inputs is refused. Errors:
- * FM_ERR_JOB; no checkpoint is intact. Collective on the world. */
+ * ranks share the reading; damaged ones are named and passed over), a directory must be one. Nothing is changed. `identity`: rank
+ * 0's; a checkpoint of other inputs is refused. Errors: FM_ERR_JOB; no checkpoint is intact. Collective on the world. */
 int fm_resume_choose(fm_resume *out, const fm_assembly *a, const json_t *identity);
+
+/* For a run that begins there and that nothing refuses any more: checkpoints of later steps are set aside, as those steps will be taken
+ * again, half-written ones and those that `keep` no longer keeps are removed, the links are set. Collective on the world. */
+int fm_resume_settle(const fm_resume *resume, const fm_assembly *a);
 
 /* The newest intact checkpoint of OUTPUT_DIR, without any of the rest; out->dir is "" where there is none. Collective on the
  * world. */

@@ -20,7 +20,7 @@ static void erase_bar(const fm_console *console)
 void fm_console_begin(fm_console *console, int64_t first_step, int64_t n_steps, int64_t every)
 {
     *console = (fm_console){ first_step, n_steps, every, fm_log_is_speaker() && isatty(STDERR_FILENO), fm_clock_s() };
-    fm_log_print("# %8s %12s %12s %12s %12s %12s %8s\n", "step", "loss", "grad norm", "lr", "tokens/s", "memory MiB", "MFU %");
+    fm_log_print("# %8s %12s %12s %12s %12s %12s\n", "step", "loss", "grad norm", "lr", "tokens/s", "memory MiB");
 }
 
 void fm_console_print_bar(char out[FM_BAR_BYTES], int64_t step, int64_t n_steps, double step_s)
@@ -56,20 +56,17 @@ static void draw_bar(const fm_console *console, int64_t step)
 
 static void print_line(const fm_step_metrics *step)
 {
-    char memory[32] = "-", mfu[32] = "-";
+    char memory[32] = "-";
     if (step->memory_bytes > 0) {
         snprintf(memory, sizeof memory, "%.1f", (double)step->memory_bytes / 1048576);
-    }
-    if (step->mfu > 0) {
-        snprintf(mfu, sizeof mfu, "%.1f", 100 * step->mfu);
     }
     char ranks[96] = "";
     if (step->slowest_rank != step->fastest_rank) {
         snprintf(ranks, sizeof ranks, "   slowest rank %d: %.1f ms, fastest %d: %.1f ms", step->slowest_rank, step->slowest_ms,
                  step->fastest_rank, step->fastest_ms);
     }
-    fm_log_print("  %8lld %12.6f %12.5g %12.5g %12.1f %12s %8s%s\n", (long long)step->step, step->loss, step->grad_norm, step->lr,
-                 step->tokens_per_s, memory, mfu, ranks);
+    fm_log_print("  %8lld %12.6f %12.5g %12.5g %12.1f %12s%s\n", (long long)step->step, step->loss, step->grad_norm, step->lr,
+                 step->tokens_per_s, memory, ranks);
 }
 
 void fm_console_step(fm_console *console, const fm_step_metrics *step)

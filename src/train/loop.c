@@ -216,9 +216,6 @@ int fm_loop_step(fm_loop *loop, int64_t step, fm_step_metrics *metrics)
     metrics->tokens_per_s = (double)metrics->tokens / seconds;
     metrics->memory_bytes = training_bytes();
     loop->waited_s = fm_fsdp_take_waited_s(s->model->fsdp);
-    if (s->peak_flops > 0.0) {
-        metrics->mfu = metrics->tokens_per_s * fm_loop_flops_per_token(&s->model->config, s->data->seq_length) / s->peak_flops;
-    }
     return s->report_ranks ? compare_ranks(loop, metrics, 1e3 * (seconds - loop->waited_s)) : FM_OK;
 }
 

@@ -27,7 +27,6 @@ typedef struct {
     const fm_validation_options *validate;
     const fm_pipeline_options *pipeline;
     bool report_ranks;                 /* the slowest and fastest rank of each step */
-    double peak_flops;                 /* of all ranks together, for MFU; 0: not known */
     /* Called after the gradients of a step are finished and before the update; NULL: not. Collective on world. */
     int (*on_gradients)(void *context, fm_model *model, int64_t step);
     void *context;

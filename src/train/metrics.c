@@ -136,9 +136,6 @@ int fm_metrics_step(fm_metrics *metrics, const fm_step_metrics *step)
     if (step->memory_bytes > 0) {
         add_integer(&line, "memory_bytes", step->memory_bytes);
     }
-    if (step->mfu > 0) {
-        add_number(&line, "mfu", step->mfu);
-    }
     if (step->slowest_rank != step->fastest_rank) {
         add_integer(&line, "slowest_rank", step->slowest_rank);
         add_number(&line, "slowest_ms", step->slowest_ms);

@@ -18,7 +18,6 @@ typedef struct {
     double tokens_per_s;
     double step_ms;
     int64_t memory_bytes;              /* this rank's peak since the first step: parameters to workspaces; 0: not known */
-    double mfu;                        /* share of the peak arithmetic, 0 to 1; 0: the peak is not known */
     int slowest_rank, fastest_rank;    /* equal: not asked for */
     double slowest_ms, fastest_ms;     /* their own time in the step, without waiting for others */
 } fm_step_metrics;

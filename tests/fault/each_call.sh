@@ -36,6 +36,11 @@ start_resume() { cp -r "$scratch/before" "$1"; }
 end_resume() { end_run "$1"; }
 resume_it() { run_it "$@"; }
 
+# ranks that read for each other
+start_slices() { start_resume "$1"; }
+end_slices() { end_run "$1"; }
+slices_it() { launch "$1" run $(job "$2" checkpoint.export=final distributed.tp_size="$1"); }
+
 start_convert() { :; }
 end_convert() { timeout 60 "$finemesh" verify "$1/shards"; }
 
@@ -199,6 +204,7 @@ each resume 2 1 ENOSPC "$(every 151)"
 each export 2 all EIO "$(every 23)"
 each read 2 all READ-EIO "$(every 701)"
 each read 2 1 READ-EIO "$(every 401)"
+each slices 2 1 READ-EIO "$(every 97)"
 each reshard 2 1 TERM "$(every 61)"
 each run 1 0 ALLOC "$(every 1511)"
 each resume 1 0 ALLOC "$(every 499)"

@@ -174,7 +174,7 @@ models recompute 1 120 recompute qwen2_window,qwen3_deep
 
 function_check()
 {
-    check "$1" "$2" env "FM_GPU_FUNCTION=$3" "FM_GPU_SCRATCH=$scratch" sh "$here/run.sh"
+    check "$1" "$2" env "FM_GPU_FUNCTION=$3" "FM_GPU_SCRATCH=$scratch" "FM_BUILD=${build:-}" sh "$here/run.sh" "$out"
 }
 function_check quickstart 120 quickstart
 function_check deterministic 120 deterministic

@@ -186,6 +186,12 @@ rm "$scratch/damaged/complete.json"
 forget_end damaged
 tap_check "other batches are refused" sh -c '"$@"; [ $? -eq 1 ]' sh timeout 60 "$finemesh" run "$scratch/damaged/job.ini" \
     batch.global_batch_size=8 job.seed=7
+checkpoints_of() { (cd "$scratch/$1/checkpoints" && ls -d step-*); }
+checkpoints_of damaged >"$scratch/before_refusal"
+refused_to_keep_one() { timeout 60 "$finemesh" run "$scratch/damaged/job.ini" train.steps=5 checkpoint.keep=1 >/dev/null 2>&1; [ $? -eq 1 ]; }
+all_are_there() { checkpoints_of damaged | cmp - "$scratch/before_refusal"; }
+tap_check "fewer steps than there were are refused" refused_to_keep_one
+tap_check "and no checkpoint is touched" all_are_there
 refused() { timeout 60 "$finemesh" run "$scratch/damaged/job.ini" batch.global_batch_size=8 job.seed=7 2>&1 | grep -F "$1"; }
 tap_check "with what has changed" refused 'batch.global_batch_size was "16"'
 tap_check "all of it" refused 'job.seed was "42"'
