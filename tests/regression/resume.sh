@@ -42,6 +42,9 @@ close()
         END { exit bad || lines != 18 }'
 }
 
+# written_before LINES DIR: what is killed beyond step 4 has left its checkpoint, which is written in the background.
+written_before() { [ "$1" -le 5 ] || [ "${kill_signal:-KILL}" != KILL ] || [ -e "$scratch/$2/checkpoints/latest" ]; }
+
 # killed_at LINES RANKS DIR MORE...: kill -9 of rank 0 (whose number the lock has) when so many lines of metrics are there.
 killed_at()
 {
@@ -52,7 +55,8 @@ killed_at()
     train "$@" &
     kill_job=$!
     waited=0
-    while [ "$(wc -l <"$scratch/$kill_dir/metrics.jsonl")" -lt "$kill_lines" ] && [ $waited -lt 600 ]; do
+    while { [ "$(wc -l <"$scratch/$kill_dir/metrics.jsonl")" -lt "$kill_lines" ] || ! written_before "$kill_lines" "$kill_dir"; } &&
+        [ $waited -lt 600 ]; do
         sleep 0.05
         waited=$((waited + 1))
     done
