@@ -61,6 +61,11 @@ static json_t *restored(json_t *value)
 int fm_json_parse(json_t **out, const char *text, size_t size_bytes, const char *name)
 {
     *out = NULL;
+    /* jansson passes over a 0 byte behind a number */
+    const char *const zero = size_bytes == 0 ? NULL : memchr(text, '\0', size_bytes);
+    if (zero != NULL) {
+        return fm_fail(FM_ERR_FORMAT, "%s: not valid JSON: byte %zu is 0", name, (size_t)(zero - text));
+    }
     FM_TRY(check_limits(text, size_bytes, name));
     json_error_t error;
     const size_t flags = JSON_REJECT_DUPLICATES | JSON_ALLOW_NUL | JSON_DECODE_ANY;

@@ -9,9 +9,9 @@
 /* Levels of nesting, and arrays and objects in one text: each takes some hundred bytes of memory, however short it is. */
 enum { FM_JSON_DEPTH = 512, FM_JSON_CONTAINERS = 1 << 22 };
 
-/* Parses a text that may hold 0 bytes. `name` stands in errors ("FILE" or "FILE:LINE"). Duplicate keys, invalid UTF-8,
- * nesting deeper than FM_JSON_DEPTH, more than FM_JSON_CONTAINERS and anything after the value are errors; an integer beyond 64
- * bits becomes a real (and whole reals beside it integers). The caller releases *out with json_decref. */
+/* Parses a text. `name` stands in errors ("FILE" or "FILE:LINE"). Duplicate keys, invalid UTF-8, 0 bytes (the six characters of an escaped
+ * one are none), nesting deeper than FM_JSON_DEPTH, more than FM_JSON_CONTAINERS and anything after the value are errors; an integer beyond
+ * 64 bits becomes a real (and whole reals beside it integers). The caller releases *out with json_decref. */
 int fm_json_parse(json_t **out, const char *text, size_t size_bytes, const char *name);
 
 /* Reads and parses a file of at most limit_bytes. */

@@ -47,7 +47,7 @@ static int cut_back(const char *path, int64_t kept_steps)
     char *text;
     size_t size_bytes;
     FM_TRY(fm_file_read(&text, &size_bytes, path, (size_t)1 << 40));
-    fm_text kept = { 0 };
+    char *kept = text;                 /* what stays moves to the front */
     for (const char *start = text; start < text + size_bytes; ) {
         const char *const end = memchr(start, '\n', (size_t)(text + size_bytes - start));
         if (end == NULL) {
@@ -55,12 +55,12 @@ static int cut_back(const char *path, int64_t kept_steps)
         }
         const int64_t step = step_of(start, (size_t)(end - start), path);
         if (step >= 0 && step <= kept_steps) {
-            fm_text_add(&kept, "%.*s\n", (int)(end - start), start);
+            memmove(kept, start, (size_t)(end + 1 - start));
+            kept += end + 1 - start;
         }
         start = end + 1;
     }
-    int rc = kept.failed ? FM_ERR_MEMORY : fm_file_replace(path, fm_text_get(&kept), kept.size_bytes);
-    fm_text_clear(&kept);
+    const int rc = fm_file_replace(path, text, (size_t)(kept - text));
     fm_free(text);
     return rc;
 }

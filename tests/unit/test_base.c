@@ -134,6 +134,9 @@ static void json_refuses_what_is_hostile(void **state)
     fm_free(wide);
     const char *const twice = "{\"a\": 1, \"a\": 2}";
     assert_int_equal(fm_json_parse(&value, twice, strlen(twice), "twice"), FM_ERR_FORMAT);
+    static const char zero[] = "{\"a\": 1\0}";
+    assert_int_equal(fm_json_parse(&value, zero, sizeof zero - 1, "zero"), FM_ERR_FORMAT);
+    assert_non_null(strstr(fm_error_message(), "byte 7 is 0"));
     const char *const good = "{\"n\": 3, \"x\": 1e-5, \"none\": null}";
     assert_int_equal(fm_json_parse(&value, good, strlen(good), "good"), FM_OK);
     int64_t n = 0;
