@@ -175,10 +175,15 @@ int fm_comm_agree(fm_comm *comm, int code)
     FM_TRY(fm_comm_all_reduce(comm, &speaker, 1, FM_I64, FM_MIN));
     char *text = speaker == comm->rank ? fm_strdup(fm_error_message()) : NULL;
     size_t size_bytes = text == NULL ? 0 : strlen(text);
-    FM_TRY(fm_comm_broadcast_text(comm, &text, &size_bytes, (int)speaker));
-    fm_fail_with((int)worst, text != NULL ? text : "");
+    const int told = fm_comm_broadcast_text(comm, &text, &size_bytes, (int)speaker);
+    if (text != NULL) {
+        fm_fail_with((int)worst, text);
+    } else if (told == FM_OK || told == FM_ERR_MEMORY) {
+        fm_fail((int)worst, "rank %lld of the group %s has failed, and there was no memory for what it said", (long long)speaker,
+                comm->name);
+    }                                  /* else the sentence of the broadcast that failed */
     fm_free(text);
-    if (strcmp(comm->name, "world") == 0) {
+    if (told == FM_OK && strcmp(comm->name, "world") == 0) {
         fm_error_set_agreed();
     }
     return (int)worst;
@@ -200,6 +205,10 @@ int fm_comm_broadcast_text(fm_comm *comm, char **data, size_t *size_bytes, int r
     int32_t failed = rc < 0;           /* not fm_comm_agree: that sends a text itself */
     FM_TRY(fm_comm_all_reduce(comm, &failed, 1, FM_I32, FM_MAX));
     if (failed) {
+        if (comm->rank != root) {
+            fm_free(*data);
+            *data = NULL;
+        }
         return rc < 0 ? rc : fm_fail(FM_ERR_MEMORY, "out of memory on another rank: %lld bytes", (long long)length);
     }
     return fm_comm_broadcast(comm, *data, length, FM_U8, root);

@@ -1,6 +1,6 @@
 /* Communicators: the groups of ranks of a mesh, and collectives over them.
  *
- * A backend is one exported const table (comm_mpi.c; NCCL's will be comm_nccl.c); nothing above this header knows which.
+ * A backend is one const table (comm_mpi.c; for arrays of a GPU comm_staged.c and comm_nccl.c); nothing above this header knows which.
  * Every collective takes (communicator, buffer, count, dtype) with a 64-bit count and has one nonblocking form that
  * returns a request; the blocking form is the same and a wait. A NULL communicator is a group of one rank: every collective
  * over it is a copy or nothing, and is not counted.
@@ -112,7 +112,7 @@ int fm_comm_barrier(fm_comm *comm);
 int fm_comm_agree(fm_comm *comm, int code);
 
 /* The root's bytes to everyone: *data and *size_bytes are the root's input; elsewhere *data is allocated (fm_free) with a 0 byte
- * after it. Collective on comm. */
+ * after it, and NULL where this fails. Collective on comm. */
 int fm_comm_broadcast_text(fm_comm *comm, char **data, size_t *size_bytes, int root);
 
 /* The groups of one rank, made once, by name, in the same order everywhere. A member that would hold one rank is NULL. */

@@ -1,4 +1,4 @@
-/* The MPI backend: every MPI call of the library is in this file. */
+/* The MPI backend: every MPI call of the library is in this file, but the watchdog's (watch.c). */
 #include <limits.h>
 #include <mpi.h>
 #include <stdio.h>
@@ -26,6 +26,7 @@ enum { PLACES = 32 };
 
 typedef struct {
     MPI_Comm comm;
+    int64_t n_begun;                   /* operations: also those that comm.c did not count on this communicator (comm_staged.c) */
     MPI_Op sum_16[2];                  /* MPI has no bf16 and no f16: sums of our own, [0] bf16, [1] f16 */
     mpi_pending *spare;
     mpi_pending places[PLACES];
@@ -84,7 +85,17 @@ static int check(int mpi_rc, const fm_comm *comm, const char *what)
     return fm_fail(FM_ERR_COMM, "%s over the group %s failed: %s", what, comm->name, text);
 }
 
-static int begin(const fm_comm *comm, fm_request *request, mpi_pending **pending, const char *what)
+/* The operation is over, or was never begun: its place is free. */
+static void end(const fm_comm *comm, fm_request *request)
+{
+    mpi_state *const state = comm->state;
+    mpi_pending *const pending = request->handle[1];
+    pending->next = state->spare;
+    state->spare = pending;
+    *request = (fm_request){ { NULL, NULL } };
+}
+
+static int begin(fm_comm *comm, fm_request *request, mpi_pending **pending, const char *what)
 {
     mpi_state *const state = comm->state;
     *pending = state->spare != NULL ? state->spare : fm_alloc(sizeof **pending, FM_MEMORY_HOST);
@@ -93,12 +104,9 @@ static int begin(const fm_comm *comm, fm_request *request, mpi_pending **pending
     }
     state->spare = (*pending)->next;
     (*pending)->what = what;
-    (*pending)->number = 0;
+    (*pending)->number = ++state->n_begun;
     (*pending)->n = 0;
-    for (int k = 0; k < FM_TRAFFIC_KINDS; k++) {
-        (*pending)->number += comm->traffic.calls[k];
-    }
-    request->handle[0] = (void *)(uintptr_t)comm;
+    request->handle[0] = comm;
     request->handle[1] = *pending;
     return FM_OK;
 }
@@ -121,6 +129,19 @@ static int wait_watched(const fm_comm *comm, mpi_pending *pending, MPI_Status *s
     return rc;
 }
 
+/* Of several requests MPI only says that one has failed; which and why stands in its status. */
+static int reason_of(int mpi_rc, const MPI_Status *statuses, int n)
+{
+    int class = MPI_SUCCESS;
+    MPI_Error_class(mpi_rc, &class);
+    for (int i = 0; i < n && class == MPI_ERR_IN_STATUS; i++) {
+        if (statuses[i].MPI_ERROR != MPI_SUCCESS && statuses[i].MPI_ERROR != MPI_ERR_PENDING) {
+            return statuses[i].MPI_ERROR;
+        }
+    }
+    return mpi_rc;
+}
+
 static int wait_all(fm_request *request)
 {
     const fm_comm *comm = request->handle[0];
@@ -128,11 +149,19 @@ static int wait_all(fm_request *request)
     MPI_Status statuses[MAX_PIECES];
     const int mpi_rc = comm->watch != NULL ? wait_watched(comm, pending, statuses)
                                            : MPI_Waitall(pending->n, pending->requests, statuses);
-    const int rc = check(mpi_rc, comm, "waiting");
-    mpi_state *const state = comm->state;
-    pending->next = state->spare;
-    state->spare = pending;
-    *request = (fm_request){ { NULL, NULL } };
+    const int rc = check(mpi_rc == MPI_SUCCESS ? mpi_rc : reason_of(mpi_rc, statuses, pending->n), comm, pending->what);
+    end(comm, request);
+    return rc;
+}
+
+/* After MPI was asked to begin (a part of) the operation. */
+static int started(int mpi_rc, const fm_comm *comm, fm_request *request)
+{
+    const mpi_pending *const pending = request->handle[1];
+    const int rc = check(mpi_rc, comm, pending->what);
+    if (rc < 0) {
+        end(comm, request);
+    }
     return rc;
 }
 
@@ -152,7 +181,7 @@ static int in_pieces(fm_comm *comm, fm_request *request, void *out, const void *
         const int part = (int)(n - at < PIECE ? n - at : PIECE);
         char *const to = out == NULL ? NULL : (char *)out + (size_t)at * size;
         const char *const from = in == NULL ? NULL : (const char *)in + (size_t)at * size;
-        FM_TRY(check(start(comm, to, from, part, dtype, argument, &pending->requests[pending->n++]), comm, what));
+        FM_TRY(started(start(comm, to, from, part, dtype, argument, &pending->requests[pending->n++]), comm, request));
     }
     return FM_OK;
 }
@@ -219,40 +248,35 @@ static int receive(fm_comm *comm, fm_request *request, void *data, int64_t n, en
     return in_pieces(comm, request, data, NULL, n, dtype, from | tag << 16, start_receive, "receive");
 }
 
-/* A gather or scatter of more than an int can count: the element becomes a block of elements that divides the count. */
-static int wide_type(MPI_Datatype *type, int *n, int64_t count, enum fm_dtype dtype)
+/* A gather or scatter is not cut into pieces: its contributions lie apart. */
+static int check_count(int *n, int64_t count)
 {
-    *type = type_of(dtype);
     *n = (int)count;
-    if (count <= INT_MAX) {
-        return FM_OK;
-    }
-    return fm_fail(FM_ERR_COMM, "a contribution of %lld elements to one collective is too large", (long long)count);
+    return count <= INT_MAX ? FM_OK : fm_fail(FM_ERR_COMM, "a contribution of %lld elements to one collective is too large",
+                                              (long long)count);
 }
 
 static int all_gather(fm_comm *comm, fm_request *request, void *out, const void *in, int64_t count, enum fm_dtype dtype)
 {
-    MPI_Datatype type;
     int n;
-    FM_TRY(wide_type(&type, &n, count, dtype));
+    FM_TRY(check_count(&n, count));
     mpi_pending *pending;
     FM_TRY(begin(comm, request, &pending, "all-gather"));
     const bool in_place = in == (char *)out + (size_t)comm->rank * (size_t)count * fm_dtype_bytes(dtype);
     pending->n = 1;
-    return check(MPI_Iallgather(in_place ? MPI_IN_PLACE : in, n, type, out, n, type, state_of(comm)->comm, &pending->requests[0]),
-                 comm, "all-gather");
+    return started(MPI_Iallgather(in_place ? MPI_IN_PLACE : in, n, type_of(dtype), out, n, type_of(dtype), state_of(comm)->comm,
+                                  &pending->requests[0]), comm, request);
 }
 
 static int reduce_scatter(fm_comm *comm, fm_request *request, void *out, const void *in, int64_t count, enum fm_dtype dtype)
 {
-    MPI_Datatype type;
     int n;
-    FM_TRY(wide_type(&type, &n, count, dtype));
+    FM_TRY(check_count(&n, count));
     mpi_pending *pending;
     FM_TRY(begin(comm, request, &pending, "reduce-scatter"));
     pending->n = 1;
-    return check(MPI_Ireduce_scatter_block(in, out, n, type, op_of(state_of(comm), dtype, FM_SUM), state_of(comm)->comm,
-                                           &pending->requests[0]), comm, "reduce-scatter");
+    return started(MPI_Ireduce_scatter_block(in, out, n, type_of(dtype), op_of(state_of(comm), dtype, FM_SUM), state_of(comm)->comm,
+                                             &pending->requests[0]), comm, request);
 }
 
 static void progress(fm_comm *comm)

@@ -10,7 +10,9 @@
 #include "base/text.h"
 #include "mesh/comm_backend.h"
 
-enum { HOST_BYTES = 64, QUESTION_TAG = 1, ANSWER_TAG = 2, FAILURE_TAG = 3, MOST_NAMED = 8 };
+enum { HOST_BYTES = 64, MOST_NAMED = 8 };
+
+enum { QUESTION_TAG, ANSWER_TAG, FAILURE_TAG, TAGS };
 
 /* What ranks tell each other. */
 typedef struct {
@@ -18,6 +20,12 @@ typedef struct {
     int64_t step;
     double waited_s;
 } report;
+
+/* A message under way: it lies here until it is sent, whatever the rank does meanwhile. */
+typedef struct {
+    report what;
+    MPI_Request request;
+} message;
 
 struct fm_watch {
     MPI_Comm comm;                     /* of its own: the others are in the middle of something */
@@ -27,7 +35,8 @@ struct fm_watch {
     fm_watch_end *end;
     void *context;
     char (*hosts)[HOST_BYTES];         /* [n_ranks] */
-    report own;                        /* what the others were sent last */
+    report own;                        /* what the others are told when they ask */
+    message *messages;                 /* [n_ranks][TAGS]: to whom, and which */
     report *reports;                   /* [n_ranks]: of those who answered */
     bool *answered;                    /* [n_ranks] */
     bool asks;                         /* this rank is beyond the limit */
@@ -46,8 +55,9 @@ int fm_watch_new(fm_watch **out, double limit_s, const void *mpi_comm, fm_watch_
         w->hosts = fm_alloc_array(n_ranks, sizeof *w->hosts, FM_MEMORY_HOST);
         w->reports = fm_alloc_array(n_ranks, sizeof *w->reports, FM_MEMORY_HOST);
         w->answered = fm_alloc_array(n_ranks, sizeof *w->answered, FM_MEMORY_HOST);
+        w->messages = fm_alloc_array((int64_t)n_ranks * TAGS, sizeof *w->messages, FM_MEMORY_HOST);
     }
-    int good = w != NULL && w->hosts != NULL && w->reports != NULL && w->answered != NULL;
+    int good = w != NULL && w->hosts != NULL && w->reports != NULL && w->answered != NULL && w->messages != NULL;
     MPI_Allreduce(MPI_IN_PLACE, &good, 1, MPI_INT, MPI_MIN, *(const MPI_Comm *)mpi_comm);
     if (!good) {
         fm_watch_destroy(w);
@@ -56,6 +66,9 @@ int fm_watch_new(fm_watch **out, double limit_s, const void *mpi_comm, fm_watch_
     MPI_Comm_dup(*(const MPI_Comm *)mpi_comm, &w->comm);
     MPI_Comm_rank(w->comm, &w->rank);
     w->n_ranks = w->lowest_asking = n_ranks;
+    for (int m = 0; m < n_ranks * TAGS; m++) {
+        w->messages[m].request = MPI_REQUEST_NULL;
+    }
     w->failed = -1;
     w->limit_s = limit_s;
     w->end = end;
@@ -65,20 +78,6 @@ int fm_watch_new(fm_watch **out, double limit_s, const void *mpi_comm, fm_watch_
     MPI_Allgather(host, HOST_BYTES, MPI_CHAR, w->hosts, HOST_BYTES, MPI_CHAR, w->comm);
     *out = w;
     return FM_OK;
-}
-
-void fm_watch_destroy(fm_watch *w)
-{
-    if (w == NULL) {
-        return;
-    }
-    if (w->n_ranks > 0) {
-        MPI_Comm_free(&w->comm);
-    }
-    fm_free(w->hosts);
-    fm_free(w->reports);
-    fm_free(w->answered);
-    fm_free(w);
 }
 
 void fm_watch_step(fm_watch *w, int64_t step)
@@ -102,12 +101,16 @@ void fm_groups_set_watch(fm_groups *groups, fm_watch *watch)
     }
 }
 
-/* Small enough that MPI sends it whether anybody receives it or not; what is sent stays as it is until the end. */
+/* One message of a kind is under way to a rank at most: it says as much as the next one would. */
 static void tell(fm_watch *w, int to, int tag)
 {
-    MPI_Request request;
-    MPI_Isend(&w->own, sizeof w->own, MPI_BYTE, to, tag, w->comm, &request);
-    MPI_Request_free(&request);
+    int sent;
+    message *const m = &w->messages[to * TAGS + tag];
+    MPI_Test(&m->request, &sent, MPI_STATUS_IGNORE);
+    if (sent) {
+        m->what = w->own;
+        MPI_Isend(&m->what, sizeof m->what, MPI_BYTE, to, tag, w->comm, &m->request);
+    }
 }
 
 /* Takes what has come: answers, and questions, which are answered and say as much as an answer. */
@@ -132,6 +135,39 @@ static void listen(fm_watch *w)
             }
         }
     }
+}
+
+/* Whether all that this rank has told the others is sent; what is not yet has so many seconds. */
+static bool finish_messages(fm_watch *w)
+{
+    const double patience_s = 10.0, begin_s = fm_clock_s();
+    int sent = 1;
+    do {
+        sent = 1;
+        for (int m = 0; m < w->n_ranks * TAGS && sent; m++) {
+            MPI_Test(&w->messages[m].request, &sent, MPI_STATUS_IGNORE);
+        }
+        listen(w);                     /* the others may have messages under way to this rank */
+    } while (!sent && fm_clock_s() - begin_s < patience_s);
+    return sent;
+}
+
+void fm_watch_destroy(fm_watch *w)
+{
+    if (w == NULL) {
+        return;
+    }
+    const bool is_sent = w->n_ranks == 0 || finish_messages(w);
+    if (w->n_ranks > 0) {
+        MPI_Comm_free(&w->comm);
+    }
+    if (is_sent) {                     /* else MPI may yet read them */
+        fm_free(w->messages);
+    }
+    fm_free(w->hosts);
+    fm_free(w->reports);
+    fm_free(w->answered);
+    fm_free(w);
 }
 
 void fm_watch_tell_failure(fm_watch *w)
