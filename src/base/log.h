@@ -1,4 +1,4 @@
-/* What finemesh says to its person. One rank speaks; the logger is the program's only mutable global. */
+/* What finemesh says to its person. One rank speaks; who it is, is kept here. */
 #ifndef FM_BASE_LOG_H
 #define FM_BASE_LOG_H
 

@@ -1,6 +1,7 @@
-/* Every HDF5 call of finemesh (all of them from the main thread): making shard files and the virtual file over them, and reading
- * what such files say of themselves. Data never goes through here: it is written and read at the offsets that these functions
- * give. All functions are local; the library's own error printing is off, its reason stands in the message. */
+/* HDF5, all of it from the main thread (its calls stand in h5.c and, for the files that it writes, h5_driver.c): making shard files and the
+ * virtual file over them, and reading what such files say of themselves. Data never goes through here: it is written and read at the
+ * offsets that these functions give. All functions are local; the library's own error printing is off, its reason stands in the
+ * message. */
 #ifndef FM_CKPT_H5_H
 #define FM_CKPT_H5_H
 

@@ -1,8 +1,8 @@
 #include "ops/rates.h"
 
-
 #include "base/clock.h"
 #include "base/random.h"
+#include "ops/timed.h"
 
 /* Work that can be queued again and again. */
 typedef int work_fn(fm_compute *compute, void *context);
@@ -80,7 +80,7 @@ int fm_rate_gemm(double *flops_per_s, fm_compute *compute, const fm_gemm_args *k
     g.b = b;
     g.c = c;
     FM_TRY_TO(done, rc, least_seconds(&least, compute, multiply, &g, seconds));
-    *flops_per_s = 2.0 * (double)g.m * (double)g.n * (double)g.k / least;
+    *flops_per_s = fm_gemm_flops(&g) / least;
 done:
     fm_device_free(device, a);
     fm_device_free(device, b);
@@ -93,10 +93,9 @@ int fm_rate_square(double *flops_per_s, int64_t *side, fm_compute *compute, enum
     enum { LEAST_SIDE = 256, MOST_SIDE = 8192 };
     *flops_per_s = 0.0;
     for (int64_t n = LEAST_SIDE; n <= MOST_SIDE; n *= 2) {
-        const double flops = 2.0 * (double)n * (double)n * (double)n;
         const fm_gemm_args kind = { .in = dtype, .out = dtype, .trans_b = true, .m = n, .n = n, .k = n, .lda = n, .ldb = n, .ldc = n };
         double rate;
-        if (*flops_per_s > 0.0 && flops / *flops_per_s > seconds / 4) {
+        if (*flops_per_s > 0.0 && fm_gemm_flops(&kind) / *flops_per_s > seconds / 4) {
             break;
         }
         FM_TRY(fm_rate_gemm(&rate, compute, &kind, seconds / 4));

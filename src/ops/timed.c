@@ -135,6 +135,7 @@ static int timed_##entry parameters \
 FM_TIMED_LIST(FM_TIMED)
 #undef FM_TIMED
 
+/* A bias or a residual makes no other kind: they are little beside the product. */
 static bool is_kind(const fm_gemm_args *a, const fm_gemm_args *b)
 {
     return a->in == b->in && a->out == b->out && a->trans_a == b->trans_a && a->trans_b == b->trans_b && a->accumulate == b->accumulate
@@ -174,10 +175,9 @@ static void close_plain(fm_compute *compute)
     compute->timing->plain->close(compute);
 }
 
-static size_t plain_workspace_bytes(const fm_compute *compute, enum fm_dtype dtype, int64_t N, int64_t C, int64_t F, int64_t chunk_rows,
-                                    int64_t words, int64_t KD)
+static size_t plain_workspace_bytes(const fm_compute *compute, const fm_compute_sizes *sizes)
 {
-    return compute->timing->plain->workspace_bytes(compute, dtype, N, C, F, chunk_rows, words, KD);
+    return compute->timing->plain->workspace_bytes(compute, sizes);
 }
 
 static const fm_ops timed_ops = {
@@ -257,6 +257,7 @@ fm_gemm_cost fm_ops_timing_gemm(const fm_ops_timing *timing, int kind)
     const fm_lap lap = fm_stopwatch_get(timing->stopwatch, FIRST_KIND + kind);
     fm_gemm_cost cost = { timing->kinds[kind], lap.calls, lap.seconds };
     cost.args.a = cost.args.b = NULL;
+    cost.args.addend = cost.args.bias = NULL;
     cost.args.c = NULL;
     return cost;
 }

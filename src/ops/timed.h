@@ -26,7 +26,7 @@ typedef struct {
     double bytes;                      /* that must be read and written, each once; 0: not counted */
 } fm_op_cost;
 
-/* One kind of product: its arguments without the pointers, and what it took. */
+/* Products of one kind (of the same arguments but for the pointers, which are NULL here), and what they took together. */
 typedef struct {
     fm_gemm_args args;
     int64_t calls;
