@@ -1,6 +1,7 @@
 # The CUDA module, opened by the program when a job wants a GPU. Its files lie in the folders of their layers.
 cuda_module_c = \
 	src/mesh/comm_nccl.h \
+	src/mesh/own_gpu.c src/mesh/own_gpu.h \
 	src/ops/attention_cuda.h src/ops/attention_mma_cuda.h \
 	src/ops/attention_cudnn.h \
 	src/ops/attention_fused_cuda.c src/ops/attention_fused_cuda.h \
@@ -14,8 +15,7 @@ cuda_module_c = \
 # where NCCL's header is
 cuda_module_nccl = \
 	src/mesh/comm_nccl.c \
-	src/mesh/nccl_library.c src/mesh/nccl_library.h \
-	src/mesh/own_gpu.c src/mesh/own_gpu.h
+	src/mesh/nccl_library.c src/mesh/nccl_library.h
 # where the headers of cuDNN and of its C++ frontend are
 cuda_module_cudnn = src/ops/attention_cudnn.cpp
 cuda_module_cu = \

@@ -20,6 +20,10 @@ typedef struct {
     void *end_context;
 } fm_launch;
 
+/* What opening and using the device says: nothing (the library), what does not work as it could (on stderr), or that and on stdout who
+ * computes and communicates. */
+enum fm_tell { FM_TELL_NOTHING, FM_TELL_TROUBLE, FM_TELL_ALL };
+
 /* Everything that stands between the job and its steps. Zeros at first; fm_assembly_clear frees what is there. */
 typedef struct {
     const fm_launch *launch;           /* borrowed */
@@ -37,6 +41,7 @@ typedef struct {
     fm_chunk *chunks;                  /* of this rank */
     int n_chunks;
     bool without_states;               /* of an optimizer: set by who updates the weights otherwise */
+    enum fm_tell tells;                /* set by a command */
     int ranks_of_node, rank_of_node;   /* ranks of this run on this machine, and which of them this is */
     int ranks_of_device;               /* that share the memory of this rank's device */
     const fm_cuda_module *cuda;        /* NULL: the device is the CPU, or the module was not wanted */

@@ -174,6 +174,7 @@ static int prepare(bench *b, const fm_launch *launch, int argc, char **argv)
     FM_TRY(fm_assemble_config(a));
     FM_TRY(fm_comm_agree(launch->world, launch->rank == 0 ? fm_dir_make(a->job.output_dir) : FM_OK));
     FM_TRY(fm_assemble_mesh(a));
+    a->tells = FM_TELL_ALL;
     FM_TRY(fm_assemble_device(a));
     FM_TRY(fm_comm_agree(launch->world, make_rows(b)));
     if (a->job.model.init == FM_INIT_PRETRAINED) {

@@ -283,6 +283,7 @@ static int prepare(run *r, const fm_launch *launch, int argc, char **argv)
     FM_TRY(fm_assemble_config(&r->a));
     FM_TRY(fm_comm_agree(launch->world, launch->rank == 0 ? make_output_dir(r) : FM_OK));
     FM_TRY(fm_assemble_mesh(&r->a));
+    r->a.tells = FM_TELL_ALL;
     FM_TRY(fm_assemble_device(&r->a));
     FM_TRY(open_data(r));
     FM_TRY(heed_signal(r));

@@ -26,12 +26,15 @@ static int choose_threads(const fm_assembly *a)
     return threads > 0 ? threads : 1;
 }
 
-/* The module, and how many devices this rank sees. */
-static int find_gpus(const fm_cuda_module **module, int *count)
+/* The module, and how many devices this rank sees. *is_broken: both a module and a driver are there, and they do not work. */
+static int find_gpus(const fm_cuda_module **module, int *count, bool *is_broken)
 {
     *count = 0;
+    *is_broken = fm_cuda_module_is_built(NULL) && fm_cuda_module_has_driver();
     FM_TRY(fm_cuda_module_open(module));
-    FM_TRY((*module)->count(count));
+    const int rc = (*module)->count(count);
+    *is_broken = rc < 0 && rc != FM_ERR_UNSUPPORTED;
+    FM_TRY(rc);
     if (*count == 0) {
         return fm_fail(FM_ERR_DEVICE, "no GPU is visible to this rank: does the machine have one, was one asked for (--gpus-per-node), and "
                        "what is CUDA_VISIBLE_DEVICES?");
@@ -45,14 +48,25 @@ static int open_cpu(fm_assembly *a)
     return fm_compute_new(&a->compute, a->device, NULL);
 }
 
-static int open_gpu(fm_assembly *a, int count)
+static void tell(const char *line)
+{
+    fm_log_print("# %s\n", line);
+}
+
+static void say(const fm_assembly *a, const char *line)
+{
+    if (a->tells == FM_TELL_ALL) {
+        tell(line);
+    }
+}
+
+static int open_gpu(fm_assembly *a, int ordinal)
 {
     const fm_cuda_options options = {
-        .ordinal = a->rank_of_node % count, .deterministic = a->job.deterministic, .threads = choose_threads(a),
-        .own_attention = a->job.device.own_attention,
+        .ordinal = ordinal, .deterministic = a->job.deterministic, .threads = choose_threads(a),
+        .own_attention = a->job.device.own_attention, .tell = a->tells == FM_TELL_ALL ? tell : NULL,
     };
     FM_TRY(a->cuda->open(&a->device, &options));
-    a->ranks_of_device = (a->ranks_of_node + count - 1) / count;
     return fm_compute_new(&a->compute, a->device, a->cuda->ops);
 }
 
@@ -62,41 +76,48 @@ static int make_staged(fm_comm **out, void *context, fm_comm *host, enum fm_grou
     return fm_comm_new_staged(out, host, context);
 }
 
-/* Whether NCCL carries the groups: asked for, or there without being asked. */
-static int choose_nccl(bool *out, const fm_assembly *a)
+/* Whether NCCL carries the groups: asked for, or there without being asked; `why` not, where that was not the job's wish. */
+static int choose_nccl(bool *out, char *why, size_t why_bytes, const fm_assembly *a)
 {
-    int built = 0, found = 0;
+    int built, found;
     const fm_cuda_module *const m = a->cuda;
+    const bool is_built = m->nccl_open != NULL;
     *out = false;
-    if (m->nccl_open != NULL) {
-        FM_TRY(m->nccl_version(&built, &found));
+    *why = '\0';
+    if (a->job.distributed.backend == FM_BACKEND_MPI) {
+        return FM_OK;
     }
-    if (found == 0 && a->job.distributed.backend == FM_BACKEND_NCCL) {
-        return fm_fail(FM_ERR_JOB, "[distributed] backend=nccl: %s. Choose backend=mpi (slower: through the host's memory), or %s",
-                       built == 0 ? "this finemesh was built without NCCL" : "libnccl.so.2 was not found",
-                       built == 0 ? "configure --with-nccl" : "install NCCL");
+    *out = is_built && m->nccl_version(&built, &found) == FM_OK;
+    if (!*out) {
+        snprintf(why, why_bytes, "%s", is_built ? fm_error_message() : "this finemesh was built without NCCL");
     }
-    *out = found > 0 && a->job.distributed.backend != FM_BACKEND_MPI;
+    if (!*out && a->job.distributed.backend == FM_BACKEND_NCCL) {
+        return fm_fail(FM_ERR_JOB, "[distributed] backend=nccl: %s. Choose backend=mpi (slower: through the host's memory), or %s", why,
+                       is_built ? "install an NCCL that can be used (libnccl2)" : "configure --with-nccl");
+    }
     return FM_OK;
 }
 
-static int connect_gpus(fm_assembly *a)
+static int connect_gpus(fm_assembly *a, int ordinal)
 {
     fm_comm *const world = a->launch->world;
     bool nccl;
+    char why[512], line[640];
+    a->ranks_of_device = 1;
     if (a->launch->n_ranks == 1) {
         return FM_OK;
     }
-    FM_TRY(fm_comm_agree(world, choose_nccl(&nccl, a)));
+    FM_TRY(fm_comm_agree(world, choose_nccl(&nccl, why, sizeof why, a)));
     int32_t all = nccl;                /* ranks may stand on machines of different kinds */
     FM_TRY(fm_comm_all_reduce(world, &all, 1, FM_I32, FM_MIN));
     if (all == 0) {
-        fm_log_print("# between GPUs: MPI, through the host's memory\n");
+        FM_TRY(a->cuda->ranks_of_gpu(&a->ranks_of_device, world, ordinal));
+        snprintf(line, sizeof line, "between GPUs: MPI, through the host's memory%s%s", *why != '\0' ? ", as " : "", why);
+        say(a, line);
         return fm_groups_open_device(a->groups, make_staged, a->device);
     }
-    a->ranks_of_device = 1;            /* two on one are refused */
-    FM_TRY(a->cuda->nccl_open(&a->nccl, world, a->device));
-    fm_log_print("# between GPUs: NCCL\n");
+    FM_TRY(a->cuda->nccl_open(&a->nccl, world, a->device));   /* two ranks on one GPU are refused */
+    say(a, "between GPUs: NCCL");
     return fm_groups_open_device(a->groups, a->cuda->nccl_make, a->nccl);
 }
 
@@ -106,20 +127,27 @@ int fm_assemble_device(fm_assembly *a)
     const int type = a->job.device.type;
     int count = 0, rc = FM_OK;
     int32_t has_gpu = 0;
+    bool is_broken = false;
     a->ranks_of_device = a->ranks_of_node;
     if (type != FM_DEVICE_TYPE_CPU) {
-        rc = find_gpus(&a->cuda, &count);
+        rc = find_gpus(&a->cuda, &count, &is_broken);
         has_gpu = rc == FM_OK;
-        rc = type == FM_DEVICE_TYPE_AUTO ? FM_OK : rc;
+    }
+    if (type == FM_DEVICE_TYPE_AUTO) {
+        if (fm_comm_agree(world, is_broken ? rc : FM_OK) < 0 && a->tells != FM_TELL_NOTHING) {
+            fm_log_warning("device.type=auto: the CPU computes, as %s", fm_error_message());
+        }
+        rc = FM_OK;
     }
     FM_TRY(fm_comm_agree(world, rc));
     FM_TRY(fm_comm_all_reduce(world, &has_gpu, 1, FM_I32, FM_MIN));
-    FM_TRY(fm_comm_agree(world, has_gpu ? open_gpu(a, count) : open_cpu(a)));
+    const int ordinal = has_gpu ? a->rank_of_node % count : 0;
+    FM_TRY(fm_comm_agree(world, has_gpu ? open_gpu(a, ordinal) : open_cpu(a)));
     if (!has_gpu && a->job.distributed.backend == FM_BACKEND_NCCL) {
         return fm_fail(FM_ERR_JOB, "[distributed] backend=nccl is for GPUs, and the device of this job is the CPU: choose "
                        "device.type=cuda, or backend=mpi");
     }
-    return has_gpu ? fm_comm_agree(world, connect_gpus(a)) : FM_OK;
+    return has_gpu ? fm_comm_agree(world, connect_gpus(a, ordinal)) : FM_OK;
 }
 
 void fm_assembly_close_device(fm_assembly *a)
@@ -159,8 +187,8 @@ void fm_print_gpu_version(void)
     }
     if (module->nccl_open == NULL) {
         fm_log_print("NCCL: not built\n");
-    } else if (module->nccl_version(&built, &found) < 0 || found == 0) {
-        fm_log_print("NCCL %d.%d: built, not usable: libnccl.so.2 was not found\n", built / 10000, built % 10000 / 100);
+    } else if (module->nccl_version(&built, &found) < 0) {
+        fm_log_print("NCCL %d.%d: built, not usable: %s\n", built / 10000, built % 10000 / 100, fm_error_message());
     } else {
         fm_log_print("NCCL %d.%d: built, usable: %d.%d found\n", built / 10000, built % 10000 / 100, found / 10000, found % 10000 / 100);
     }

@@ -159,6 +159,7 @@ int fm_placing_load(fm_assembly *a, int64_t n_tokens)
 {
     fm_source *source;
     FM_TRY(fm_assemble_mesh(a));
+    a->tells = FM_TELL_TROUBLE;        /* stdout is for what was asked for */
     FM_TRY(fm_assemble_device(a));
     FM_TRY(fm_source_open(&source, a->job.model.path, a->launch->world));
     int rc = load(a, source, n_tokens);

@@ -1,4 +1,5 @@
-/* What a collectives backend provides, and what all of them share. Included by comm.c and the backends only. */
+/* What a collectives backend provides, and what all of them share. Included by comm.c and the backends, and by
+ * ops/cuda_module.h for what a backend in the module shares with the library. */
 #ifndef FM_MESH_COMM_BACKEND_H
 #define FM_MESH_COMM_BACKEND_H
 

@@ -116,10 +116,11 @@ static void describe(char *out, size_t out_bytes, const fm_nccl *nccl, const ncc
     }
     size_t length = (size_t)snprintf(out, out_bytes, "the group %s, rank %d of %d (ranks ", group->comm->name, group->comm->rank,
                                      group->comm->size);
-    for (int i = 0; i < group->comm->size && length + 32 < out_bytes; i++) {
+    int i = 0;
+    for (; i < group->comm->size && length + 40 < out_bytes; i++) {
         length += (size_t)snprintf(out + length, out_bytes - length, "%s%d", i > 0 ? ", " : "", group->ranks[i]);
     }
-    snprintf(out + length, out_bytes - length, " of the run)");
+    snprintf(out + length, out_bytes - length, "%s of the run)", i < group->comm->size ? ", ..." : "");
 }
 
 static int fail_by(fm_nccl *nccl, const nccl_group *group, ncclComm_t comm, ncclResult_t result, const char *what)

@@ -10,7 +10,8 @@
 
 typedef struct fm_nccl fm_nccl;
 
-/* NCCL's version that this was built with and the one that is found here (21801 for 2.18.1): 0 where there is none. Local. */
+/* NCCL's version that this was built with and the one that is found here (21801 for 2.18.1). FM_ERR_COMM, which says why, and *found = 0
+ * where none can be used. Local. */
 int fm_nccl_version(int *built, int *found);
 
 /* Connects the GPUs of all ranks of `world` (the host's communicator). Two ranks on one GPU are an error that says which. A rank whose NCCL

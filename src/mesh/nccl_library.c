@@ -11,8 +11,7 @@ static int open_library(fm_nccl_library *out)
 {
     void *const handle = dlopen("libnccl.so.2", RTLD_NOW | RTLD_LOCAL);
     if (handle == NULL) {
-        return fm_fail(FM_ERR_COMM, "NCCL is not there: %s. Install it (libnccl2), or set distributed.backend = mpi, which goes through "
-                       "the host and is slower", dlerror());
+        return fm_fail(FM_ERR_COMM, "libnccl.so.2 was not found: %s", dlerror());
     }
 #define LOOK_UP(name) \
     *(void **)&out->name = dlsym(handle, "nccl" #name); \
@@ -24,22 +23,31 @@ static int open_library(fm_nccl_library *out)
     return FM_OK;
 }
 
+static int check_version(int *version, const fm_nccl_library *library)
+{
+    const ncclResult_t result = library->GetVersion(version);
+    if (result != ncclSuccess) {
+        return fm_fail(FM_ERR_COMM, "libnccl.so.2 does not tell its version: %s", library->GetErrorString(result));
+    }
+    return *version >= OLDEST_VERSION ? FM_OK : fm_fail(FM_ERR_COMM, "libnccl.so.2 is version %d.%d: 2.18 or later is needed",
+                                                        *version / 10000, *version / 100 % 100);
+}
+
 int fm_nccl_library_open(fm_nccl_library *out)
 {
     int version;
     FM_TRY(open_library(out));
-    if (out->GetVersion(&version) != ncclSuccess || version < OLDEST_VERSION) {
-        return fm_fail(FM_ERR_COMM, "libnccl.so.2 is version %d.%d: 2.18 or later is needed", version / 10000, version / 100 % 100);
-    }
-    return FM_OK;
+    return check_version(&version, out);
 }
 
 int fm_nccl_version(int *built, int *found)
 {
     fm_nccl_library library;
+    int version;
     *built = NCCL_VERSION_CODE;
-    if (open_library(&library) < 0 || library.GetVersion(found) != ncclSuccess) {
-        *found = 0;
-    }
+    *found = 0;
+    FM_TRY(open_library(&library));
+    FM_TRY(check_version(&version, &library));
+    *found = version;
     return FM_OK;
 }

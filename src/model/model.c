@@ -432,10 +432,13 @@ void fm_model_estimate(size_t bytes[FM_MEMORY_KINDS], const fm_model *model, con
                                                       m->setup.reduce_dtype);
     fm_region_plan(&m->block.region, N);
     m->split_backward = spec->split_backward;
+    const fm_compute_sizes sizes = {
+        .dtype = m->setup.dtype, .N = N, .C = m->block.dims.C, .F = m->block.dims.F,
+        .chunk_rows = m->norm_unit < 0 ? 0 : m->head.chunk_rows, .words = m->head.chunk_words,
+        .H = m->block.dims.H, .K = m->block.dims.K, .D = m->block.dims.D,
+    };
     bytes[FM_MEMORY_WORKSPACE] = bind_workspace(m, NULL, N) + rope_bytes(m, spec->padded_T)
-                               + fm_compute_workspace_bytes(m->compute, m->setup.dtype, N, m->block.dims.C, m->block.dims.F,
-                                                            m->norm_unit < 0 ? 0 : m->head.chunk_rows, m->head.chunk_words,
-                                                            m->block.dims.K * (int64_t)m->block.dims.D);
+                               + fm_compute_workspace_bytes(m->compute, &sizes);
     const fm_attention_args attention = largest_attention(m, spec);
     bytes[FM_MEMORY_WORKSPACE] += fm_context_bytes(FM_CONTEXT_AUTO, m->layout.mesh.size[FM_CP], &attention);
     fm_slot slot = { .B = spec->B };

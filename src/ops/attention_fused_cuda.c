@@ -1,8 +1,9 @@
 #include "ops/attention_fused_cuda.h"
 
+#include <stdarg.h>
+#include <stdio.h>
 #include <string.h>
 
-#include "base/log.h"
 #include "ops/cuda.h"
 #include "tensor/cuda.h"
 
@@ -97,6 +98,21 @@ static fm_fused_shape shape_of(const fm_attention_args *a, bool backward)
 
 /* ---- plans ---- */
 
+static void tell(const fm_cuda_fused *fused, const char *format, ...) FM_PRINTF(2, 3);
+
+static void tell(const fm_cuda_fused *fused, const char *format, ...)
+{
+    char text[1024];
+    const fm_cuda *const cuda = fm_cuda_of(fused->device);
+    if (cuda->tell != NULL) {
+        va_list args;
+        va_start(args, format);
+        vsnprintf(text, sizeof text, format, args);
+        va_end(args);
+        cuda->tell(text);
+    }
+}
+
 /* The library, opened when it is first wanted; false: it cannot be. */
 static bool is_open(fm_cuda_fused *fused)
 {
@@ -104,10 +120,10 @@ static bool is_open(fm_cuda_fused *fused)
         const int version = fused->version;
         fused->tried = true;
         if (fused->library->open(&fused->state, fused->device) < 0) {
-            fm_log_print("# attention: finemesh's own kernels, as %s cannot be used: %s\n", fused->library->name, fm_error_message());
+            tell(fused, "attention: finemesh's own kernels, as %s cannot be used: %s", fused->library->name, fm_error_message());
         } else {
-            fm_log_print("# attention: %s %d.%d.%d for rows of one document\n", fused->library->name, version / 10000,
-                         version / 100 % 100, version % 100);
+            tell(fused, "attention: %s %d.%d.%d for rows of one document", fused->library->name, version / 10000, version / 100 % 100,
+                 version % 100);
         }
     }
     return fused->state != NULL;
@@ -117,9 +133,9 @@ static bool is_open(fm_cuda_fused *fused)
 static void tell_refusal(fm_cuda_fused *fused, const fm_fused_shape *s)
 {
     if (!fused->told) {
-        fm_log_print("# attention: finemesh's own kernels where %s refuses, first in the %s pass of %d x %lld tokens (%s, heads %d/%d of "
-                     "%d): %s\n", fused->library->name, s->backward ? "backward" : "forward", s->B, (long long)s->T,
-                     fm_dtype_name((enum fm_dtype)s->dtype), s->H, s->K, s->D, fm_error_message());
+        tell(fused, "attention: finemesh's own kernels where %s refuses, first in the %s pass of %d x %lld tokens (%s, heads %d/%d of "
+             "%d): %s", fused->library->name, s->backward ? "backward" : "forward", s->B, (long long)s->T,
+             fm_dtype_name((enum fm_dtype)s->dtype), s->H, s->K, s->D, fm_error_message());
     }
     fused->told = true;
 }
@@ -209,8 +225,9 @@ int fm_cuda_fused_attention_backward(bool *done, fm_cuda_fused *fused, fm_comput
     return fused->library->run(fused->state, e->plan, &arrays, workspace);
 }
 
-/* The backward pass is the largest: dq in fp32, dk and dv for every query head in the dtype, as cuDNN does it on sm_90. */
-size_t fm_cuda_fused_workspace_bytes(const fm_cuda_fused *fused, enum fm_dtype dtype, int64_t N, int64_t C)
+/* The backward pass is the largest: stats, dq in fp32, and dk and dv for every query head in the dtype, as cuDNN does it on sm_90. */
+size_t fm_cuda_fused_workspace_bytes(const fm_cuda_fused *fused, const fm_compute_sizes *s)
 {
-    return fused == NULL || dtype == FM_F32 ? 0 : (size_t)(N * C) * (sizeof(float) + 2 * sizeof(uint16_t));
+    const size_t heads = (size_t)(s->N * s->H), per_head = sizeof(float) + (size_t)s->D * (sizeof(float) + 2 * sizeof(uint16_t));
+    return fused == NULL || s->dtype == FM_F32 ? 0 : heads * per_head;
 }

@@ -1,7 +1,7 @@
 /* Who computes attention on the GPU: a library's fused kernels (attention_cudnn.h) for the calls that they take, or the kernels of
  * attention_cuda.cu for all. The library is opened when the first call comes that is for it, and plans are kept by shape. What the
- * library cannot do, is missing for or has no memory for is told once and left to the kernels: it is no error. All functions are
- * local. */
+ * library cannot do, is missing for or has no memory for is told once (fm_cuda_options.tell) and left to the kernels: it is no error. All
+ * functions are local. */
 #ifndef FM_OPS_ATTENTION_FUSED_CUDA_H
 #define FM_OPS_ATTENTION_FUSED_CUDA_H
 
@@ -23,7 +23,7 @@ int fm_cuda_fused_attention_backward(bool *done, fm_cuda_fused *fused, fm_comput
                                      enum fm_dtype grad_dtype, const void *dout, const float *lse, const void *q, const void *k,
                                      const void *v, const fm_attention_args *args, bool add);
 
-/* An estimate of what the library's calls take: N tokens, rows of C numbers of a dtype. */
-size_t fm_cuda_fused_workspace_bytes(const fm_cuda_fused *fused, enum fm_dtype dtype, int64_t N, int64_t C);
+/* An estimate of what the library's calls take. */
+size_t fm_cuda_fused_workspace_bytes(const fm_cuda_fused *fused, const fm_compute_sizes *sizes);
 
 #endif

@@ -35,16 +35,15 @@ static void cpu_close(fm_compute *compute)
     fm_gemm_close(compute->state);
 }
 
-static size_t cpu_workspace_bytes(const fm_compute *compute, enum fm_dtype dtype, int64_t N, int64_t C, int64_t F, int64_t chunk_rows,
-                                  int64_t words, int64_t KD)
+static size_t cpu_workspace_bytes(const fm_compute *compute, const fm_compute_sizes *s)
 {
     /* the widest row kernels: five rows of F, or a row of logits; attention's tile is smaller than a MiB */
-    const int64_t row = 5 * F > words ? 5 * F : words;
+    const int64_t row = 5 * s->F > s->words ? 5 * s->F : s->words;
     const size_t scratch = (size_t)compute->device->threads * ((size_t)row * sizeof(float) + (1u << 20));
     /* attention's backward pass: k twice and v packed, and dk and dv in two parts */
-    const size_t sums = 7 * (size_t)(N * KD) * sizeof(float);
+    const size_t sums = 7 * (size_t)(s->N * s->K * s->D) * sizeof(float);
     /* bf16 products pack one operand: measured on oneDNN 2.6 as about the larger of the two in the head's products */
-    const size_t packed = dtype == FM_F32 ? 0 : (size_t)(chunk_rows * words + C * F) * sizeof(uint16_t);
+    const size_t packed = s->dtype == FM_F32 ? 0 : (size_t)(s->chunk_rows * s->words + s->C * s->F) * sizeof(uint16_t);
     return scratch + sums + packed;
 }
 
@@ -122,10 +121,9 @@ int fm_compute_reserve(fm_compute *compute, size_t bytes_per_thread)
     return FM_OK;
 }
 
-size_t fm_compute_workspace_bytes(const fm_compute *compute, enum fm_dtype dtype, int64_t N, int64_t C, int64_t F, int64_t chunk_rows,
-                                  int64_t words, int64_t KD)
+size_t fm_compute_workspace_bytes(const fm_compute *compute, const fm_compute_sizes *sizes)
 {
-    return compute->ops->workspace_bytes(compute, dtype, N, C, F, chunk_rows, words, KD);
+    return compute->ops->workspace_bytes(compute, sizes);
 }
 
 int fm_compute_reserve_shared(fm_compute *compute, size_t bytes)

@@ -73,6 +73,15 @@ typedef struct {
     int64_t n;
 } fm_span;
 
+/* What the largest of a model's calls are made of. */
+typedef struct {
+    enum fm_dtype dtype;
+    int64_t N;                         /* tokens */
+    int64_t C, F;                      /* widths */
+    int64_t chunk_rows, words;         /* logits at once */
+    int H, K, D;                       /* local heads */
+} fm_compute_sizes;
+
 typedef struct {
     const char *name;
 
@@ -81,8 +90,7 @@ typedef struct {
     void (*close)(fm_compute *compute);
 
     /* See fm_compute_workspace_bytes. */
-    size_t (*workspace_bytes)(const fm_compute *compute, enum fm_dtype dtype, int64_t N, int64_t C, int64_t F, int64_t chunk_rows,
-                              int64_t words, int64_t KD);
+    size_t (*workspace_bytes)(const fm_compute *compute, const fm_compute_sizes *sizes);
 
     int (*gemm)(fm_compute *compute, const fm_gemm_args *args);
 
@@ -101,7 +109,7 @@ typedef struct {
      * rstd [N, heads] =. Source: LlamaRMSNorm. */
     int (*rmsnorm)(fm_compute *compute, void *y, int64_t ldy, float *rstd, const void *x, int64_t ldx, const void *w,
                    enum fm_dtype dtype, int64_t N, int heads, int64_t n, double eps);
-    /* dx = (or += where add): w rstd (dy - xhat mean(w dy xhat)/w ...); see norm.c. */
+    /* dx = (or += where add) rstd (w dy - xhat mean(w dy xhat)), xhat = x rstd. */
     int (*rmsnorm_backward)(fm_compute *compute, void *dx, int64_t lddx, bool add, const void *dy, int64_t lddy, const void *x, int64_t ldx,
                             const void *w, const float *rstd, enum fm_dtype dtype, int64_t N, int heads, int64_t n);
     /* dw [n] += */
@@ -129,7 +137,7 @@ typedef struct {
     /* dgu [N, 2 F] =; may be in place of gu. */
     int (*swiglu_backward)(fm_compute *compute, void *dgu, const void *da, const void *gu, enum fm_dtype dtype, int64_t N, int64_t F);
 
-    /* x [N, C] = rows of W [count, C] for ids in [start, start + count); other rows are left (add) or zeroed (not add). */
+    /* x [N, C] = rows of W [count, C] for ids in [start, start + count); other rows are left (keep) or zeroed (not keep). */
     int (*embedding)(fm_compute *compute, void *x, const int32_t *ids, const void *w, int64_t start, int64_t count, bool keep,
                      enum fm_dtype dtype, int64_t N, int64_t C);
     /* dW [count, C] += rows of dx, but for the id `padding` (-1: none). */
@@ -179,9 +187,8 @@ void fm_compute_destroy(fm_compute *compute);
 int fm_compute_reserve(fm_compute *compute, size_t bytes_per_thread);
 
 /* Bytes that the operations of a model will take for themselves: scratch, sums of attention's backward pass, and an estimate of what
- * the GEMM library takes. N tokens, widths C and F, logits of chunk_rows x words, key/value row of KD. Local. */
-size_t fm_compute_workspace_bytes(const fm_compute *compute, enum fm_dtype dtype, int64_t N, int64_t C, int64_t F, int64_t chunk_rows,
-                                  int64_t words, int64_t KD);
+ * the libraries take. Local. */
+size_t fm_compute_workspace_bytes(const fm_compute *compute, const fm_compute_sizes *sizes);
 
 /* Makes the shared workspace at least this large; what was in it is lost. Outside parallel regions only. */
 int fm_compute_reserve_shared(fm_compute *compute, size_t bytes);

@@ -65,12 +65,12 @@ static int cuda_attention_backward(fm_compute *compute, void *dq, void *dk, void
 }
 
 /* cuBLASLt's workspace is there already; the largest of the kernels' own sums. */
-static size_t cuda_workspace_bytes(const fm_compute *compute, enum fm_dtype dtype, int64_t N, int64_t C, int64_t F, int64_t chunk_rows,
-                                   int64_t words, int64_t KD)
+static size_t cuda_workspace_bytes(const fm_compute *compute, const fm_compute_sizes *s)
 {
-    const size_t columns = (size_t)fm_cuda_of(compute->device)->multiprocessors * (size_t)(C > 2 * F ? C : 2 * F) * sizeof(float);
+    const int64_t width = s->C > 2 * s->F ? s->C : 2 * s->F;
+    const size_t columns = (size_t)fm_cuda_of(compute->device)->multiprocessors * (size_t)width * sizeof(float);
     const cuda_state *const state = compute->state;
-    const size_t own = 2 * (size_t)(N * KD) * sizeof(float), fused = fm_cuda_fused_workspace_bytes(state->fused, dtype, N, C);
+    const size_t own = 2 * (size_t)(s->N * s->K * s->D) * sizeof(float), fused = fm_cuda_fused_workspace_bytes(state->fused, s);
     const size_t attention = own > fused ? own : fused;
     return columns > attention ? columns : attention;
 }

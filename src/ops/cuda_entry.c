@@ -1,6 +1,8 @@
 /* The one function that the CUDA module exports. */
 #include <stdio.h>
+#include <string.h>
 
+#include "mesh/own_gpu.h"
 #include "ops/attention_cudnn.h"
 #include "ops/cuda.h"
 #include "ops/cuda_module.h"
@@ -22,12 +24,12 @@ static int cudnn_version(int *built, int *found)
 #endif
 
 static const fm_cuda_module module = {
-    .abi = FM_CUDA_ABI,
     .toolkit = CUDART_VERSION,
     .count = fm_cuda_count,
     .describe = describe,
     .open = fm_cuda_open,
     .ops = &fm_cuda_ops,
+    .ranks_of_gpu = fm_own_gpu_ranks,
 #ifdef FM_WITH_CUDNN
     .cudnn_version = cudnn_version,
 #endif
@@ -39,9 +41,10 @@ static const fm_cuda_module module = {
 #endif
 };
 
-__attribute__((visibility("default"))) const fm_cuda_module *fm_cuda_entry(int abi);
+__attribute__((visibility("default"))) const fm_cuda_module *fm_cuda_entry(const fm_cuda_build *asker);
 
-const fm_cuda_module *fm_cuda_entry(int abi)
+const fm_cuda_module *fm_cuda_entry(const fm_cuda_build *asker)
 {
-    return abi == FM_CUDA_ABI ? &module : NULL;
+    static const fm_cuda_build build = FM_CUDA_BUILD;
+    return memcmp(asker, &build, sizeof build) == 0 ? &module : NULL;
 }

@@ -7,6 +7,7 @@
 
 #include "base/file.h"
 
+static const fm_cuda_build build = FM_CUDA_BUILD;
 static const char module_name[] = "finemesh_cuda.so";
 
 /* Where the module may be, seen from the program's folder; the last is absolute. */
@@ -34,6 +35,11 @@ bool fm_cuda_module_is_built(char *path)
     return false;
 }
 
+bool fm_cuda_module_has_driver(void)
+{
+    return dlopen("libcuda.so.1", RTLD_NOW | RTLD_LOCAL) != NULL;
+}
+
 int fm_cuda_module_open(const fm_cuda_module **out)
 {
     char path[FM_PATH_BYTES];
@@ -42,7 +48,7 @@ int fm_cuda_module_open(const fm_cuda_module **out)
         return fm_fail(FM_ERR_DEVICE, "this finemesh was built without CUDA (no %s beside it): configure --with-cuda, or choose "
                        "device.type=cpu", module_name);
     }
-    if (dlopen("libcuda.so.1", RTLD_NOW | RTLD_LOCAL) == NULL) {
+    if (!fm_cuda_module_has_driver()) {
         return fm_fail(FM_ERR_DEVICE, "there is no NVIDIA driver on this machine (%s): choose device.type=cpu, or a machine with "
                        "a GPU", dlerror());
     }
@@ -54,7 +60,7 @@ int fm_cuda_module_open(const fm_cuda_module **out)
     fm_cuda_entry_fn *entry;
     void *const symbol = dlsym(module, FM_CUDA_ENTRY);
     memcpy(&entry, &symbol, sizeof entry);
-    *out = symbol == NULL ? NULL : entry(FM_CUDA_ABI);
+    *out = symbol == NULL ? NULL : entry(&build);
     if (*out == NULL) {
         return fm_fail(FM_ERR_DEVICE, "%s was built with another finemesh: install both from one build", path);
     }

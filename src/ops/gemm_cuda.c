@@ -152,14 +152,14 @@ static cublasStatus_t multiply(const fm_cuda_gemm *gemm, const plan *p, const cu
 static int time_one(float *ms, const fm_cuda_gemm *gemm, const plan *p, const cublasLtMatmulAlgo_t *algorithm, const fm_gemm_args *g,
                     void *out, cudaEvent_t events[2])
 {
-    const cudaStream_t stream = fm_cuda_of(gemm->device)->stream;
+    const fm_cuda *const cuda = fm_cuda_of(gemm->device);
     FM_TRY(check(multiply(gemm, p, algorithm, g, out), "timing", g));
-    FM_TRY(fm_cuda_check(cudaEventRecord(events[0], stream), "an event"));
+    FM_TRY(fm_cuda_check(cudaEventRecord(events[0], cuda->stream), "an event"));
     for (int i = 0; i < REPEATS; i++) {
         FM_TRY(check(multiply(gemm, p, algorithm, g, out), "timing", g));
     }
-    FM_TRY(fm_cuda_check(cudaEventRecord(events[1], stream), "an event"));
-    FM_TRY(fm_cuda_check(cudaEventSynchronize(events[1]), "a product"));
+    FM_TRY(fm_cuda_check(cudaEventRecord(events[1], cuda->stream), "an event"));
+    FM_TRY(fm_cuda_wait_event(cuda, events[1], "a product, or what was queued before it,"));
     return fm_cuda_check(cudaEventElapsedTime(ms, events[0], events[1]), "timing a product");
 }
 

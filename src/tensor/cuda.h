@@ -27,6 +27,7 @@ typedef struct {
     size_t shared_bytes;               /* dynamic shared memory that a block may ask for */
     bool deterministic;                /* job.deterministic: no algorithm whose sums change order */
     bool own_attention;                /* attention by the module's kernels alone */
+    void (*tell)(const char *line);    /* fm_cuda_options.tell */
     cudaStream_t stream;
     fm_cuda_pool *pool;
     void *staging;                     /* pinned: copies between host and device pass through it */
@@ -44,6 +45,10 @@ static inline fm_cuda *fm_cuda_of(const fm_device *device)
 
 /* FM_OK, or an error that says what failed and why. Local. */
 int fm_cuda_check(cudaError_t error, const char *what);
+
+/* Waits for an event, asking meanwhile whether something else has failed (`health`), so that a lost peer cannot hold this rank for ever:
+ * what is queued before the event may wait for one. `what` is what the host waits for, in errors. Local. */
+int fm_cuda_wait_event(const fm_cuda *cuda, cudaEvent_t event, const char *what);
 
 #ifdef __cplusplus
 }

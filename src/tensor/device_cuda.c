@@ -93,6 +93,16 @@ static pool_block *add_block(fm_cuda_pool *pool, size_t size_bytes)
     return &pool->blocks[pool->n++];
 }
 
+/* What the pool holds of the device, handed out or kept. */
+static size_t pool_bytes(const fm_cuda_pool *pool)
+{
+    size_t sum = 0;
+    for (int i = 0; i < pool->n; i++) {
+        sum += pool->blocks[i].size_bytes;
+    }
+    return sum;
+}
+
 static void *no_memory(const fm_cuda *cuda, size_t size_bytes, enum fm_memory kind)
 {
     size_t free_bytes = 0, total_bytes = 0;
@@ -101,7 +111,7 @@ static void *no_memory(const fm_cuda *cuda, size_t size_bytes, enum fm_memory ki
             "Take a smaller batch.local_batch_size or data.seq_length, distributed.activation_checkpointing=full, "
             "optimizer.master_dtype=same or state_dtype=same, or more GPUs", cuda->ordinal, cuda->name, (double)size_bytes / (1 << 20),
             fm_memory_name(kind), (double)free_bytes / (1 << 20), (double)total_bytes / (1 << 20),
-            (double)fm_memory_used_bytes(FM_MEMORY_KINDS) / (1 << 20));
+            (double)pool_bytes(cuda->pool) / (1 << 20));
     return NULL;
 }
 
@@ -146,8 +156,7 @@ static void cuda_free(fm_device *device, void *pointer)
 
 /* ---- waiting ---- */
 
-/* Waits for an event, asking meanwhile whether something else has failed, so that a lost peer cannot hold this rank for ever. */
-static int wait_event(const fm_cuda *cuda, cudaEvent_t event, const char *what)
+int fm_cuda_wait_event(const fm_cuda *cuda, cudaEvent_t event, const char *what)
 {
     double asked_s = fm_clock_s();
     cudaError_t state;
@@ -166,7 +175,7 @@ static int cuda_synchronize(fm_device *device)
     fm_cuda *const cuda = fm_cuda_of(device);
     staging *const s = cuda->staging;
     FM_TRY(fm_cuda_check(cudaEventRecord(s->done[s->at], cuda->stream), "an event"));
-    FM_TRY(wait_event(cuda, s->done[s->at], "the work that was queued"));
+    FM_TRY(fm_cuda_wait_event(cuda, s->done[s->at], "the work that was queued"));
     s->used_bytes = 0;
     return FM_OK;
 }
@@ -180,7 +189,7 @@ static int take_room(const fm_cuda *cuda, char **room, size_t *got_bytes, size_t
     if (s->used_bytes == HALF_BYTES) {
         FM_TRY(fm_cuda_check(cudaEventRecord(s->done[s->at], cuda->stream), "an event"));
         s->at = 1 - s->at;
-        FM_TRY(wait_event(cuda, s->done[s->at], "a copy to the GPU"));
+        FM_TRY(fm_cuda_wait_event(cuda, s->done[s->at], "a copy to the GPU"));
         s->used_bytes = 0;
     }
     const size_t left_bytes = HALF_BYTES - s->used_bytes;
@@ -233,7 +242,7 @@ static int cuda_copy_out(fm_device *device, void *host, const void *from, size_t
         if (p + 1 < parts) {
             FM_TRY(begin_part(cuda, from, size_bytes, p + 1));
         }
-        FM_TRY(wait_event(cuda, s->done[p % HALVES], "a copy from the GPU, or what was queued before it,"));
+        FM_TRY(fm_cuda_wait_event(cuda, s->done[p % HALVES], "a copy from the GPU, or what was queued before it,"));
         memcpy((char *)host + p * HALF_BYTES, s->half[p % HALVES], part_bytes(size_bytes, p));
     }
     if (parts > 0) {
@@ -396,7 +405,7 @@ int fm_cuda_count(int *out)
         int driver = 0;
         cudaDriverGetVersion(&driver);
         if (driver == 0) {
-            return fm_fail(FM_ERR_DEVICE, "there is no NVIDIA driver at work on this machine, only its library: choose "
+            return fm_fail(FM_ERR_UNSUPPORTED, "there is no NVIDIA driver at work on this machine, only its library: choose "
                            "device.type=cpu, or a machine with a GPU");
         }
         return fm_fail(FM_ERR_DEVICE, "the NVIDIA driver serves CUDA %d.%d at most and finemesh was built for CUDA %d.%d: "
@@ -456,6 +465,7 @@ int fm_cuda_open(fm_device **out, const fm_cuda_options *options)
     cuda->ordinal = options->ordinal;
     cuda->deterministic = options->deterministic;
     cuda->own_attention = options->own_attention;
+    cuda->tell = options->tell;
     *device = (fm_device){ .table = &cuda_table, .threads = options->threads, .state = cuda };
     const int rc = open_state(cuda);
     if (rc < 0) {

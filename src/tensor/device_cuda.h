@@ -10,9 +10,10 @@ typedef struct {
     bool deterministic;                /* job.deterministic */
     bool own_attention;                /* no library's attention: for tests and benchmarks that compare */
     int threads;                       /* OpenMP threads of the rank's own work on the host */
+    void (*tell)(const char *line);    /* what a person may want to know of how the device computes; NULL: nobody asks */
 } fm_cuda_options;
 
-/* Devices that this process sees; an error where the driver is missing or too old. */
+/* Devices that this process sees; FM_ERR_UNSUPPORTED where there is no driver, FM_ERR_DEVICE where it is too old or fails. */
 int fm_cuda_count(int *out);
 
 /* Opens a device of compute capability 8.0 or above. Close with fm_device_close; what it gave out must have been freed. */

@@ -203,7 +203,8 @@ int main(int argc, char **argv)
     void *const symbol = file == NULL ? NULL : dlsym(file, FM_CUDA_ENTRY);
     fm_cuda_entry_fn *entry;
     memcpy(&entry, &symbol, sizeof entry);
-    const fm_cuda_module *const module = symbol == NULL ? NULL : entry(FM_CUDA_ABI);
+    static const fm_cuda_build build = FM_CUDA_BUILD;
+    const fm_cuda_module *const module = symbol == NULL ? NULL : entry(&build);
     int devices = 0, slow = 0;
     if (module == NULL || module->count(&devices) < 0 || devices == 0) {
         fprintf(stderr, "no GPU\n");

@@ -29,7 +29,8 @@ int lab_begin(int argc, char **argv)
         fprintf(stderr, "no GPU: %s\n", dlerror());
         return 77;
     }
-    module = entry(FM_CUDA_ABI);
+    static const fm_cuda_build build = FM_CUDA_BUILD;
+    module = entry(&build);
     int count = 0;
     if (module == NULL || module->count(&count) < 0 || count == 0) {
         fprintf(stderr, "no GPU: %s\n", module == NULL ? "the module is of another build" : "the driver finds none");

@@ -245,9 +245,11 @@ static void no_choice(void **state)
     fused = t.fused;
     assert_int_equal(fm_cuda_fused_new(&fused, l->device, &noting), FM_OK);
     assert_null(fused);
-    assert_int_equal(fm_cuda_fused_workspace_bytes(NULL, FM_BF16, 100, 100), 0);
-    assert_int_equal(fm_cuda_fused_workspace_bytes(t.fused, FM_F32, 100, 100), 0);
-    assert_true(fm_cuda_fused_workspace_bytes(t.fused, FM_BF16, 100, 100) > 0);
+    fm_compute_sizes sizes = { .dtype = FM_BF16, .N = 100, .C = 64, .H = 4, .K = 2, .D = 128 };   /* heads wider than C */
+    assert_int_equal(fm_cuda_fused_workspace_bytes(NULL, &sizes), 0);
+    assert_int_equal(fm_cuda_fused_workspace_bytes(t.fused, &sizes), 100 * 4 * (sizeof(float) + 128 * (sizeof(float) + 2 * 2)));
+    sizes.dtype = FM_F32;
+    assert_int_equal(fm_cuda_fused_workspace_bytes(t.fused, &sizes), 0);
     fm_cuda_fused_destroy(t.fused);
     t.fused = NULL;
     assert_false(forward(&t) || backward(&t));

@@ -1,6 +1,7 @@
 /* Every operation of a device against the CPU's:  ops_parity cuda|cpu [own-attention]
- * own-attention: by the module's kernels, where cuDNN would do it. A line an operation and shape: relative L2 error of what it wrote, and what is allowed. Exit status 0, 1 (an operation is wrong), 77 (there
- * is no such device; says why). `cpu` compares the CPU with itself: whether this program is right. */
+ * own-attention: by the module's kernels, where cuDNN would do it. A line an operation and shape: relative L2 error of what it wrote, and
+ * what is allowed. Exit status 0, 1 (an operation is wrong, or the device cannot be opened), 77 (there is no driver or no device; says
+ * why). `cpu` compares the CPU with itself: whether this program is right. */
 #include <math.h>
 #include <stdio.h>
 #include <string.h>
@@ -102,7 +103,7 @@ static void compare(lab *l, const char *what, const array *a, enum fm_dtype dtyp
     double apart = 0.0, size = 0.0;
     for (int64_t i = 0; l->rc == FM_OK && i < a->n; i++) {
         const double w = value_of(want, a->dtype, i), g = value_of(got, a->dtype, i);
-        if (w == g || (isinf(w) && w == g)) {
+        if (w == g) {                  /* infinities too */
             size += isfinite(w) ? w * w : 0.0;
             continue;
         }
@@ -166,8 +167,8 @@ static void one_gemm(lab *l, enum fm_dtype in, enum fm_dtype out, int flags, con
         const int rc = l->compute[s]->ops->gemm(l->compute[s], &g);
         l->rc = l->rc < 0 ? l->rc : rc;
     }
-    compare(l, label(name, "gemm %s%s%s %lld x %lld x %lld of %s", ta ? "T" : "N", tb ? "T" : "N", add ? " +=" : "", (long long)m,
-                     (long long)n, (long long)k, fm_dtype_name(in)), c, out == FM_F32 && in != FM_F32 ? FM_F32 : out, 1.0);
+    compare(l, label(name, "gemm %s%s%s %lld x %lld x %lld of %s into %s", ta ? "T" : "N", tb ? "T" : "N", add ? " +=" : "", (long long)m,
+                     (long long)n, (long long)k, fm_dtype_name(in), fm_dtype_name(out)), c, out, 1.0);
     clear(l);
 }
 
@@ -192,7 +193,10 @@ static void gemms(lab *l, enum fm_dtype dtype)
     static const int64_t sizes[][3] = { { 256, 512, 128 }, { 17, 24, 40 }, { 129, 333, 65 }, { 1000, 96, 768 }, { 1, 8, 3 } };
     for (size_t i = 0; i < sizeof sizes / sizeof sizes[0]; i++) {
         for (int flags = 0; flags < 8; flags++) {
-            one_gemm(l, dtype, flags % 2 == 0 ? dtype : FM_F32, flags, sizes[i]);
+            one_gemm(l, dtype, FM_F32, flags, sizes[i]);
+            if (dtype != FM_F32) {
+                one_gemm(l, dtype, dtype, flags, sizes[i]);
+            }
         }
     }
     gemm_with_sums(l, dtype, 0);
@@ -406,22 +410,34 @@ static void memory(lab *l, enum fm_dtype d)
 
 /* ---- the program ---- */
 
-static int open_device(lab *l, const char *name, bool own_attention)
+static void tell(const char *line)
+{
+    printf("# %s\n", line);
+}
+
+/* *is_there: false where there is no driver or no device. */
+static int open_device(bool *is_there, lab *l, const char *name, bool own_attention)
 {
     const fm_cuda_module *module;
     int n = 0;
+    *is_there = true;
     FM_TRY(fm_device_open_cpu(&l->device[0], 0));
     FM_TRY(fm_compute_new(&l->compute[0], l->device[0], NULL));
     if (strcmp(name, "cpu") == 0) {
         FM_TRY(fm_device_open_cpu(&l->device[1], 0));
         return fm_compute_new(&l->compute[1], l->device[1], NULL);
     }
+    *is_there = fm_cuda_module_has_driver();
     FM_TRY(fm_cuda_module_open(&module));
-    FM_TRY(module->count(&n));
+    const int rc = module->count(&n);
+    *is_there = rc != FM_ERR_UNSUPPORTED;
+    FM_TRY(rc);
     if (n == 0) {
+        *is_there = false;
         return fm_fail(FM_ERR_DEVICE, "there is no GPU");
     }
-    const fm_cuda_options options = { .threads = l->device[0]->threads, .own_attention = own_attention };
+    const fm_cuda_options options = { .threads = l->device[0]->threads, .own_attention = own_attention,
+                                      .tell = tell };
     FM_TRY(module->open(&l->device[1], &options));
     return fm_compute_new(&l->compute[1], l->device[1], module->ops);
 }
@@ -436,9 +452,10 @@ int main(int argc, char **argv)
         fprintf(stderr, "usage: ops_parity cuda|cpu [own-attention]\n");
         return 99;
     }
-    if (open_device(&l, argv[1], own_attention) < 0) {
-        printf("ops_parity: skipped: %s\n", fm_error_message());
-        return 77;
+    bool is_there;
+    if (open_device(&is_there, &l, argv[1], own_attention) < 0) {
+        printf("ops_parity: %s%s\n", is_there ? "" : "skipped: ", fm_error_message());
+        return is_there ? 1 : 77;
     }
     printf("#    %-58s %-9s %10s %10s\n", "operation", "written", "error", "allowed");
     for (size_t g = 0; g < sizeof groups / sizeof groups[0]; g++) {

@@ -16,6 +16,7 @@
 
 #include "comm_trials.h"
 #include "mesh/comm_nccl.h"
+#include "mesh/own_gpu.h"
 #include "mesh/watch.h"
 #include "tensor/device_cuda.h"
 
@@ -83,6 +84,9 @@ static void run_groups(setup *s, char **sizes)
     check(fm_nccl_version(&built, &found), "NCCL's version");
     expect(built == found, "NCCL's version");
     open_device(s, world_rank);
+    int sharing;
+    check(fm_own_gpu_ranks(&sharing, s->world, world_rank), "the ranks of a GPU");
+    expect(sharing == 1, "a GPU of its own");
     check(fm_nccl_open(&s->nccl, s->world, s->device), "NCCL");
     check(make_groups(s, sizes), "the groups over NCCL");
     trials_run(s->groups, s->device);
@@ -92,6 +96,9 @@ static void run_groups(setup *s, char **sizes)
 static void run_one_gpu(setup *s)
 {
     open_device(s, 0);
+    int sharing;
+    check(fm_own_gpu_ranks(&sharing, s->world, 0), "the ranks of a GPU");
+    expect(sharing == world_size, "all ranks on one GPU");
     const int rc = fm_nccl_open(&s->nccl, s->world, s->device);
     expect(rc == FM_ERR_JOB && strstr(fm_error_message(), "ranks 0 and 1 have the same GPU, 0000:01:00.0 of ") != NULL &&
            strstr(fm_error_message(), "distributed.backend = mpi") != NULL, fm_error_message());

@@ -80,6 +80,17 @@ like_the_cpu()
     awk 'NR == 1 { a = $1 } NR == 2 { d = (a - $1) / a; if (d < 0) d = -d } END { exit !(NR == 2 && d < 1e-6) }' "$scratch/losses"
 }
 
+# falls_back WORDS: two ranks of device.type=auto run on the CPU, and one warning says why.
+falls_back()
+{
+    words=$1
+    run_double 2 late "$build_dir/finemesh" run inputs/quickstart.ini "job.output_dir=$scratch/auto" train.steps=1 schedule.warmup_steps=0 device.type=auto \
+        >"$scratch/stdout" 2>"$scratch/stderr"
+    status=$?
+    cat "$scratch/stderr"
+    [ $status -eq 0 ] && [ "$(grep -c '^finemesh: warning: device.type=auto: the CPU' "$scratch/stderr")" -eq 1 ] && grep -q -e "$words" "$scratch/stderr"
+}
+
 # gpu_run STATUS WORDS SETTING...: tests/gpu/run.sh over the doubles ends with that status, and its table says so.
 gpu_run()
 {
@@ -125,6 +136,9 @@ tap_check "two ranks on one device with NCCL" refused 'backend = mpi' 2 1 distri
 tap_check "a module of another build" with_module "$libraries/finemesh_cuda_other.so" refused 'was built with another finemesh' 1 1
 echo "no module" >"$scratch/damaged.so"
 tap_check "a module that cannot be opened" with_module "$scratch/damaged.so" refused 'CUDA module cannot be opened' 1 1
+tap_check "device.type=auto says once why it is the CPU" with_module "$scratch/damaged.so" falls_back 'CUDA module cannot be opened'
+tap_check "an NCCL too old is told as such" with FM_DOUBLE_NCCL=21700 refused 'libnccl.so.2 is version 2.17' 2 2 distributed.backend=nccl
+tap_check "--version where NCCL is too old" with FM_DOUBLE_NCCL=21700 says 'NCCL .*not usable: libnccl.so.2 is version 2.17' 1 1
 tap_check "a device too small for the run" with FM_DOUBLE_MEMORY_MIB=34 refused 'does not fit into memory' 1 1
 tap_check "tests/gpu/run.sh where there is no GPU" gpu_run 77 'no usable GPU' FM_DOUBLE_DEVICES=0
 tap_check "tests/gpu/run.sh, kernels" gpu_run 0 '^ok  *gpu_elementwise' 'FM_GPU_STEPS=gpu_[ew]*'

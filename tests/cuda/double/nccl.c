@@ -383,7 +383,7 @@ static bool is_done(operation *o)
 {
     int done;
     MPI_Status statuses[2];
-    MPI_Testall(2, o->requests, &done, statuses);
+    PMPI_Testall(2, o->requests, &done, statuses);   /* not mpi_wait.c's, which would run the queues that this runs in */
     if (!done) {
         return false;
     }
