@@ -54,7 +54,7 @@ static const fm_key table[] = {
     { "job", "deterministic", FM_KEY_BOOL, AT(deterministic), "no", NO_LIMITS, NULL, NULL,
       "bitwise repeatable on a GPU (a CPU always is)" },
     { "job", "overwrite", FM_KEY_BOOL, AT(overwrite), "no", NO_LIMITS, NULL, NULL,
-      "resume=no may start where another run wrote" },
+      "resume=no may start where another run wrote, and a complete run of another job may be replaced" },
     { "job", "watchdog", FM_KEY_INT64, AT(watchdog), "1800", 0, 1e9, false, false, NULL, NULL,
       "seconds that a rank waits for another before the run is ended; 0: for ever" },
     { "job", "max_time", FM_KEY_TEXT, AT(max_time), "", NO_LIMITS, NULL, NULL,
