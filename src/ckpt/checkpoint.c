@@ -66,14 +66,20 @@ static int newest_first(const void *left, const void *right)
     return (a < b) - (a > b);
 }
 
-/* A folder of its own (no link) with a manifest. */
-static bool is_complete(const char *path)
+/* A folder of its own, no link. */
+static bool is_folder(const char *path)
 {
     struct stat st;
-    return lstat(path, &st) == 0 && S_ISDIR(st.st_mode) && fm_shards_is_set(path);
+    return lstat(path, &st) == 0 && S_ISDIR(st.st_mode);
 }
 
-int fm_checkpoints_list(int64_t **steps, int *n, const char *dir)
+static bool is_complete(const char *path)
+{
+    return is_folder(path) && fm_shards_is_set(path);
+}
+
+/* The steps of those that have a checkpoint's name and are wanted, newest first. */
+static int list_steps(int64_t **steps, int *n, const char *dir, bool (*wanted)(const char *path))
 {
     *steps = NULL;
     *n = 0;
@@ -86,7 +92,7 @@ int fm_checkpoints_list(int64_t **steps, int *n, const char *dir)
         char path[FM_PATH_BYTES];
         const int64_t step = step_of(entry->d_name, "step-%06lld");
         rc = fm_path_join(path, dir, entry->d_name);
-        if (rc < 0 || step < 0 || !is_complete(path)) {
+        if (rc < 0 || step < 0 || !wanted(path)) {
             continue;
         }
         int64_t *const grown = fm_grow(*steps, (size_t)(*n + 1) * sizeof **steps, FM_MEMORY_HOST);
@@ -107,6 +113,11 @@ int fm_checkpoints_list(int64_t **steps, int *n, const char *dir)
         qsort(*steps, (size_t)*n, sizeof **steps, newest_first);
     }
     return FM_OK;
+}
+
+int fm_checkpoints_list(int64_t **steps, int *n, const char *dir)
+{
+    return list_steps(steps, n, dir, is_complete);
 }
 
 int fm_checkpoint_state(json_t **out, const char *path)
@@ -236,7 +247,7 @@ int fm_checkpoints_set_aside(int *n, const char *dir, int64_t step)
     char aside[FM_PATH_BYTES];
     *n = 0;
     FM_TRY(fm_path_join(aside, dir, aside_name));
-    FM_TRY(fm_checkpoints_list(&steps, &n_steps, dir));
+    FM_TRY(list_steps(&steps, &n_steps, dir, is_folder));      /* without a manifest too: the next one of that step needs the name */
     for (int i = 0; rc == FM_OK && i < n_steps && steps[i] > step; i++) {
         char from[FM_PATH_BYTES], to[FM_PATH_BYTES];
         rc = fm_dir_make(aside);

@@ -53,14 +53,17 @@ static int read_state(fm_resume *out, const char *dir, const json_t *identity, b
     return rc < 0 ? rc : fm_path_join(out->dir, "", dir);
 }
 
-/* One candidate, named by rank 0. Collective. */
-static int try_one(fm_resume *out, char *dir, const fm_assembly *a, const json_t *identity)
+/* One candidate, named by rank 0, which knows of what step it should be (-1: any). Collective. */
+static int try_one(fm_resume *out, char *dir, int64_t step, const fm_assembly *a, const json_t *identity)
 {
     fm_comm *const world = a->launch->world;
     FM_TRY(fm_comm_broadcast(world, dir, FM_PATH_BYTES, FM_U8, 0));
     FM_TRY(fm_verify(NULL, dir, world));
     *out = (fm_resume){ .val_loss = NAN };
-    const int rc = a->launch->rank == 0 ? read_state(out, dir, identity, a->job.checkpoint.allow_changes) : FM_OK;
+    int rc = a->launch->rank == 0 ? read_state(out, dir, identity, a->job.checkpoint.allow_changes) : FM_OK;
+    if (rc == FM_OK && a->launch->rank == 0 && step >= 0 && out->step != step) {
+        rc = fm_fail(FM_ERR_FORMAT, "%s: it holds step %lld", dir, (long long)out->step);
+    }
     FM_TRY(fm_comm_agree(world, rc));
     return fm_comm_broadcast(world, out, sizeof *out, FM_U8, 0);
 }
@@ -86,8 +89,10 @@ static int newest(fm_resume *out, const fm_assembly *a, const char *folder, cons
     *out = (fm_resume){ .val_loss = NAN };
     for (int64_t i = 0; rc == FM_OK && i < count && out->dir[0] == '\0'; i++) {
         char dir[FM_PATH_BYTES] = "";
-        rc = a->launch->rank == 0 ? fm_checkpoint_path(dir, folder, steps[i]) : FM_OK;
-        rc = try_one(out, dir, a, identity);
+        if (a->launch->rank == 0) {
+            fm_checkpoint_path(dir, folder, steps[i]);      /* as long as what was listed */
+        }
+        rc = try_one(out, dir, a->launch->rank == 0 ? steps[i] : -1, a, identity);
         if (is_damage(rc)) {
             fm_log_warning("%s", fm_error_message());
             fm_log_warning("%s is passed over", dir);
@@ -120,7 +125,7 @@ static int clear_ahead(const fm_resume *resume, const char *folder, int64_t keep
     FM_TRY(fm_checkpoints_clean(folder));
     FM_TRY(fm_checkpoints_set_aside(&n, folder, resume->step));
     if (n > 0) {
-        fm_log_warning("%d checkpoints of later steps were moved to %s/set-aside", n, folder);
+        fm_log_warning("%d checkpoint%s of later steps moved to %s/set-aside", n, n == 1 ? "" : "s", folder);
     }
     return fm_checkpoints_settle(folder, keep);
 }
@@ -135,7 +140,7 @@ int fm_resume_choose(fm_resume *out, const fm_assembly *a, const json_t *identit
         FM_TRY(newest(out, a, folder, identity));
     } else if (strcmp(options->resume, "no") != 0) {
         FM_TRY(fm_path_join(dir, "", options->resume));
-        FM_TRY(try_one(out, dir, a, identity));
+        FM_TRY(try_one(out, dir, -1, a, identity));
     }
     return FM_OK;
 }

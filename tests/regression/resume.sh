@@ -153,6 +153,17 @@ tap_check "the tensor is named" says damaged "step-000016/rank-00001.h5: its CRC
 tap_check "the one before is used" says damaged "# resume: after step 12 of 16"
 tap_check "ends as the undisturbed run" same whole2 damaged
 
+# Folders that only have a checkpoint's name: without a manifest, or of another step.
+rm -rf "$scratch/damaged"
+cp -r "$scratch/killed2" "$scratch/damaged"
+rm "$scratch/damaged/complete.json" "$scratch/damaged/checkpoints/step-000016/manifest.json"
+cp -r "$scratch/damaged/checkpoints/step-000012" "$scratch/damaged/checkpoints/step-000014"
+tap_check "a checkpoint without its manifest, one that holds another step" train 2 damaged checkpoint.keep=9
+tap_check "the step is named" says damaged "step-000014: it holds step 12"
+tap_check "the one before them is used" says damaged "# resume: after step 12 of 16"
+tap_check "they are out of the way" says damaged "2 checkpoints of later steps moved to"
+tap_check "ends as the undisturbed run, too" same whole2 damaged
+
 # The loss scale of float16 and what was validated last are parts of the state; here a step was skipped before the checkpoint.
 state() { sed -n '/"checkpoint"/,$p' "$scratch/$1/manifest.json" | sed -E '/"(crc32|seconds)"/d'; }
 same_state()
