@@ -4,6 +4,7 @@
 #include <errno.h>
 #include <fnmatch.h>
 #include <string.h>
+#include <unistd.h>
 
 #include "base/file.h"
 #include "base/json.h"
@@ -40,7 +41,24 @@ static int copy_file(const char *to_dir, const char *from_dir, const char *name)
     return rc;
 }
 
-static int copy_matching(const char *to_dir, const char *from_dir, const char *const *names, size_t n)
+static int look_at_file(const char *unused, const char *dir, const char *name)
+{
+    char path[FM_PATH_BYTES];
+    int64_t size_bytes;
+    int fd;
+    (void)unused;
+    FM_TRY(fm_path_join(path, dir, name));
+    if (fm_path_is_dir(path)) {
+        return FM_OK;
+    }
+    FM_TRY(fm_file_open(&fd, &size_bytes, path));
+    close(fd);
+    return FM_OK;
+}
+
+typedef int visit_fn(const char *to_dir, const char *from_dir, const char *name);
+
+static int visit_matching(visit_fn *visit, const char *to_dir, const char *from_dir, const char *const *names, size_t n)
 {
     DIR *const dir = opendir(from_dir);
     if (dir == NULL) {
@@ -52,7 +70,7 @@ static int copy_matching(const char *to_dir, const char *from_dir, const char *c
         for (size_t i = 0; i < n; i++) {
             wanted = wanted || fnmatch(names[i], entry->d_name, FNM_PERIOD) == 0;
         }
-        rc = wanted ? copy_file(to_dir, from_dir, entry->d_name) : FM_OK;
+        rc = wanted ? visit(to_dir, from_dir, entry->d_name) : FM_OK;
     }
     closedir(dir);
     return rc;
@@ -130,12 +148,17 @@ int fm_hf_files_copy(const char *to_dir, const char *from_dir)
     static const char *const templates[] = { "*.jinja" };
     char from[FM_PATH_BYTES], to[FM_PATH_BYTES];
     FM_TRY(copy_config(to_dir, from_dir));
-    FM_TRY(copy_matching(to_dir, from_dir, patterns, sizeof patterns / sizeof patterns[0]));
+    FM_TRY(visit_matching(copy_file, to_dir, from_dir, patterns, sizeof patterns / sizeof patterns[0]));
     FM_TRY(fm_path_join(from, from_dir, templates_dir));
     FM_TRY(fm_path_join(to, to_dir, templates_dir));
     if (!fm_path_is_dir(from)) {
         return FM_OK;
     }
     FM_TRY(fm_dir_make(to));
-    return copy_matching(to, from, templates, 1);
+    return visit_matching(copy_file, to, from, templates, 1);
+}
+
+int fm_hf_files_check(const char *dir)
+{
+    return visit_matching(look_at_file, NULL, dir, patterns, sizeof patterns / sizeof patterns[0]);
 }

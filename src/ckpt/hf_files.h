@@ -10,6 +10,9 @@
  * without its "transformers_version"; each is synced. */
 int fm_hf_files_copy(const char *to_dir, const char *from_dir);
 
+/* Whether the files that would be copied can be opened: asked before a run whose end will want them. */
+int fm_hf_files_check(const char *dir);
+
 /* Whether a directory holds a config.json and is no shard set, which has one too. */
 bool fm_hf_files_is_model(const char *dir);
 

@@ -9,6 +9,7 @@
 #include "base/json.h"
 #include "base/log.h"
 #include "base/memory.h"
+#include "ckpt/hf_files.h"
 #include "ckpt/save.h"
 #include "job/device.h"
 #include "job/effective.h"
@@ -41,11 +42,15 @@ typedef struct {
     bool others_complete;              /* the directory holds a complete run of another job (rank 0 knows) */
 } run;
 
-/* The output directory, with room for this run: an earlier run's metrics stay but where resume = no may overwrite them. */
+/* The output directory, with room for this run, and what its end will copy. Metrics of an earlier run stay, but where resume = no may
+ * overwrite them. */
 static int make_output_dir(run *r)
 {
     const fm_job *const job = &r->a.job;
     char metrics[FM_PATH_BYTES], hf[FM_PATH_BYTES];
+    if (job->checkpoint.export_when != FM_EXPORT_NO) {
+        FM_TRY(fm_hf_files_check(job->model.path));
+    }
     FM_TRY(fm_dir_make(job->output_dir));
     FM_TRY(fm_lock_take(&r->lock, job->output_dir));
     FM_TRY(fm_path_join(metrics, job->output_dir, "metrics.jsonl"));

@@ -52,7 +52,9 @@ static int parse_llama3(fm_rope_config *rope, const json_t *parameters, const ch
 
 static int parse_yarn(fm_rope_config *rope, const json_t *parameters, int64_t max_positions, const char *name)
 {
-    rope->factor = (double)max_positions / (double)rope->original_max_positions;
+    if (json_object_get(parameters, "factor") != NULL) {       /* null means this, absence is an error */
+        rope->factor = (double)max_positions / (double)rope->original_max_positions;
+    }
     FM_TRY(get_above(&rope->factor, 0, parameters, "factor", name));
     FM_TRY(fm_json_get_double(&rope->attention_factor, parameters, "attention_factor", name));
     FM_TRY(fm_json_get_double(&rope->mscale, parameters, "mscale", name));

@@ -24,4 +24,9 @@ while IFS='|' read -r override words; do
     override=$(echo $override)
     tap_check "$override is refused" refused "$override" "${words# }"
 done <"$scratch/table"
+
+cp -r inputs/tiny-llama "$scratch/model"
+rm "$scratch/model/generation_config.json"
+mkfifo "$scratch/model/generation_config.json"
+tap_check "a file that the export would copy and cannot" refused "model.path=$scratch/model" 'generation_config.json: not a regular file'
 tap_done
