@@ -1,7 +1,8 @@
 #!/bin/sh
 # The tests once more in a build of their own with AddressSanitizer and UBSan, own leaks included: all unit tests, the whole list of the
 # meshes (the CUDA module over the doubles too), and of the tests of the program those below. One result stands for all unit tests and
-# one for each other script; what failed in it is named. FM_SANITIZE_ALL=yes runs every test of `make check` in that build.
+# one for each other script; what failed in it is named. FM_SANITIZE_SCRIPTS chooses other scripts; FM_SANITIZE_ALL=yes runs every test of
+# `make check` in that build.
 #
 # Left out, as they would repeat what is here or elsewhere: the kernels on the host (under AddressSanitizer in every build; here they run
 # in the meshes' rows), live.sh, shards.sh, tokenizer.sh, tensorboard.sh (the same programs, compared by Python), the faults but one
@@ -57,8 +58,8 @@ if [ "${FM_SANITIZE_ALL:-no}" = yes ]; then
 fi
 unit=$(cd "$source_dir" && find tests/unit -name 'test_*.c' | sort | sed 's/\.c$//')
 clean "unit tests" 30 -j"$n_cores" check TESTS="$(echo $unit tests/cuda/test_double)"
-for script in mesh/run oracle/models fuzz/replay regression/library regression/load regression/generate regression/resume \
-    regression/bad regression/export regression/reshard regression/tp_plan fault/rank_fails; do
+for script in ${FM_SANITIZE_SCRIPTS:-mesh/run oracle/models fuzz/replay regression/library regression/load regression/generate \
+    regression/resume regression/bad regression/export regression/reshard regression/tp_plan fault/rank_fails}; do
     clean "$script.sh" 1 check TESTS="tests/$script.sh"
 done
 tap_done
